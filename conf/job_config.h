@@ -1,0 +1,85 @@
+// A job file (conf/jobs/*.toml), parsed and validated once, immutable afterwards.
+#pragma once
+
+#include <boost/describe.hpp>
+#include <cstdint>
+#include <filesystem>
+#include <string>
+
+#include "base/ids.h"
+#include "base/result.h"
+#include "conf/model_config.h"
+
+namespace holdfast::conf {
+
+struct DataConfig {
+  std::string path;                 // token file (.tokens), .bin, or Megatron prefix.bin/.idx
+  double held_out_fraction = 0.05;  // the tail of the file, never trained on
+  uint64_t seed = 1;                // order of the batches
+
+  bool operator==(const DataConfig&) const = default;
+};
+BOOST_DESCRIBE_STRUCT(DataConfig, (), (path, held_out_fraction, seed))
+
+struct OptimizerConfig {
+  double learning_rate = 1e-3;
+  double min_learning_rate = 1e-4;  // cosine decay ends here
+  uint64_t warmup_steps = 20;
+  double beta1 = 0.9;
+  double beta2 = 0.95;
+  double epsilon = 1e-8;
+  double weight_decay = 0.1;  // on matrices only, not on norms
+  double clip = 1.0;          // global gradient norm; 0 switches it off
+
+  bool operator==(const OptimizerConfig&) const = default;
+};
+BOOST_DESCRIBE_STRUCT(OptimizerConfig, (),
+                      (learning_rate, min_learning_rate, warmup_steps, beta1, beta2, epsilon,
+                       weight_decay, clip))
+
+struct SnapshotConfig {
+  std::string policy = "dense";  // "dense" or "none"
+  uint32_t replicas = 1;         // r: other failure domains that hold every shard
+  uint32_t every = 1;            // steps between captures at the least
+
+  bool operator==(const SnapshotConfig&) const = default;
+};
+BOOST_DESCRIBE_STRUCT(SnapshotConfig, (), (policy, replicas, every))
+
+struct JobConfig {
+  JobId name;
+  uint64_t seed = 1;  // initial weights
+  uint64_t steps = 200;
+  uint32_t pipelines = 4;             // D: workers wanted (S = 1)
+  uint32_t micro_batches = 2;         // M: per pipeline and step; a step has D*M
+  uint32_t micro_batch_sequences = 4; // B: sequences of T tokens in a micro-batch
+  uint32_t shards = 0;                // P: slices per parameter group; 0 stands for D
+  uint32_t slots_per_worker = 0;      // k; 0 stands for ceil(E / D)
+  uint32_t tolerate = 1;              // lost lanes that room is reserved for
+  bool reproducible = false;
+  uint64_t evaluate_every = 50;  // steps; 0: only at the end
+  uint32_t evaluate_micro_batches = 8;
+  ModelConfig model;
+  DataConfig data;
+  OptimizerConfig optimizer;
+  SnapshotConfig snapshot;
+
+  uint32_t slices() const { return shards == 0 ? pipelines : shards; }
+  uint32_t slots() const {
+    return slots_per_worker == 0 ? (model.experts + pipelines - 1) / pipelines : slots_per_worker;
+  }
+  bool operator==(const JobConfig&) const = default;
+};
+BOOST_DESCRIBE_STRUCT(JobConfig, (),
+                      (name, seed, steps, pipelines, micro_batches, micro_batch_sequences, shards,
+                       slots_per_worker, tolerate, reproducible, evaluate_every,
+                       evaluate_micro_batches, model, data, optimizer, snapshot))
+
+// Ranges and divisibility, every message naming key, value and allowed values.
+Status validate(const JobConfig& job);
+// Unknown keys are rejected with the nearest known one, errors name file, line and key. A relative
+// data.path is relative to the job file.
+Result<JobConfig> load_job(const std::filesystem::path& file);
+Result<JobConfig> parse_job(const std::string& toml, const std::filesystem::path& named);
+
+}  // namespace holdfast::conf

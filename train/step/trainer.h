@@ -1,0 +1,89 @@
+// One lane's training state and its step: what the worker's main thread drives. Knows shards,
+// versions and collectives; knows nothing of daemons, sockets or the arena's layout.
+//
+// Threads: one thread (the worker's main thread) calls everything except read_shard and
+// protect_version, which the capture thread may call at any time while a view is open.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "base/ids.h"
+#include "base/result.h"
+#include "conf/job_config.h"
+#include "train/comm/communicator.h"
+#include "train/worker/messages.h"
+
+namespace holdfast::train {
+
+// Set first when a view ends. Update kernels do nothing once it is set, so that an aborted reduction
+// never becomes a version (section 9 of DESIGN.md).
+class AbortWord {
+ public:
+  void set() { word_.store(true, std::memory_order_release); }
+  void clear() { word_.store(false, std::memory_order_release); }
+  bool is_set() const { return word_.load(std::memory_order_acquire); }
+
+ private:
+  std::atomic<bool> word_{false};
+};
+
+struct TrainerView {
+  Epoch epoch;
+  StateVersion base;
+  uint32_t lane = 0;
+  std::vector<uint32_t> coordinates;  // of each lane
+  std::vector<uint32_t> owner_lane;   // by flat shard
+};
+
+// Moves the worker's progress counter; called often, from the thread that works.
+using ProgressFn = std::function<void(Step step, uint32_t round, bool waiting)>;
+
+class Trainer {
+ public:
+  // Opens the data, lays out the model. kData..., kModelShape.
+  static Result<std::unique_ptr<Trainer>> create(const conf::JobConfig& job, AbortWord& abort,
+                                                 ProgressFn progress);
+  virtual ~Trainer() = default;
+
+  // What both buffers hold, newest first. Only complete versions are listed.
+  virtual std::vector<HeldShards> held() const = 0;
+
+  // Opens a view: makes room for the shards that this lane owns in it, keeps what it holds of them at
+  // the base, drops everything else. Gradient accumulators are zeroed.
+  virtual Status open_view(const TrainerView& view) = 0;
+  // Fills an owned shard at the base: from a verified payload (master, m, v), or initial (version 0).
+  virtual Status load_shard(uint32_t shard, std::span<const std::byte> payload) = 0;
+  virtual Status init_shard(uint32_t shard) = 0;
+  // Produces compute weights from shards; kRestoreImpossible when an owned shard is not at the base.
+  virtual Status materialize(Communicator& comm) = 0;
+
+  // One whole step: rounds, reduce, update, place, materialize, evaluation when due. On any error
+  // (kCommAborted, kCommPeerLost, kCommTimeout, kGradientOverflow, kLossNotFinite, kData...) no new
+  // version exists unless held() lists it. Step must equal the version held.
+  virtual Result<StepDone> run_step(Communicator& comm, Step step) = 0;
+
+  // Version held newest of the open view.
+  virtual StateVersion current() const = 0;
+  virtual std::span<const uint32_t> owned() const = 0;
+  virtual size_t shard_bytes(uint32_t shard) const = 0;
+
+  // Capture side (any thread). Protects a version's buffers from being overwritten until released:
+  // an update that needs the buffer waits at most `max_wait_ms`, then revokes the protection and goes
+  // on. nullopt: neither buffer holds the version (too early or too late).
+  class Protection {
+   public:
+    virtual ~Protection() = default;         // releases
+    virtual StateVersion state() const = 0;  // with the epoch it was made in
+    // Copies shard state into out (shard_bytes long). False: revoked, what was copied is worthless.
+    virtual bool read_shard(uint32_t shard, std::span<std::byte> out) = 0;
+  };
+  virtual std::unique_ptr<Protection> protect_version(Version version, int64_t max_wait_ms) = 0;
+};
+
+}  // namespace holdfast::train
