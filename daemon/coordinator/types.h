@@ -67,13 +67,15 @@ struct NodeUp {
   NodeId node;
   uint64_t session = 0;
   std::string failure_domain;
+  std::string peer_address;    // host:port of its peer control
   std::string fabric_address;
   uint64_t arena_bytes = 0;
   uint32_t slots = 1;
   std::vector<WorkerReport> workers;
 };
 BOOST_DESCRIBE_STRUCT(NodeUp, (),
-                      (node, session, failure_domain, fabric_address, arena_bytes, slots, workers))
+                      (node, session, failure_domain, peer_address, fabric_address, arena_bytes, slots,
+                       workers))
 
 // From the peer layer of the coordinator's own daemon: connection reset or heartbeats missed. Only a
 // suspicion: its worker may train on.
@@ -238,15 +240,23 @@ struct SourcedShard {
 };
 BOOST_DESCRIBE_STRUCT(SourcedShard, (), (shard, source, from))
 
+// How nodes reach each other: peer control (host:port) and fabric.
+struct NodeAddress {
+  NodeId node;
+  std::string peer;
+  std::string fabric;
+};
+BOOST_DESCRIBE_STRUCT(NodeAddress, (), (node, peer, fabric))
+
 // Restore the worker in `slot` as lane `lane` of `view`; fetch replicas into the own arena first.
 struct CommandRestore {
   uint32_t slot = 0;
   uint32_t lane = 0;
   View view;
   std::vector<SourcedShard> owned;
-  std::vector<std::pair<NodeId, std::string>> fabric_addresses;  // of every node up
+  std::vector<NodeAddress> nodes;  // every node that is up
 };
-BOOST_DESCRIBE_STRUCT(CommandRestore, (), (slot, lane, view, owned, fabric_addresses))
+BOOST_DESCRIBE_STRUCT(CommandRestore, (), (slot, lane, view, owned, nodes))
 
 struct CommandGo {
   Epoch epoch;
