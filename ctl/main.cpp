@@ -1,0 +1,189 @@
+// holdfastctl: what people drive Holdfast with.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <functional>
+
+#include "ctl/commands.h"
+
+namespace holdfast::ctl {
+namespace {
+
+using Action = std::function<Status()>;
+
+// The command that was named on the command line; CLI11 calls back in parse, we run it afterwards so
+// that errors leave by one door.
+struct Chosen {
+  Action action;
+};
+
+constexpr const char* kFooter =
+    "Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 not found, 4 wrong state or conflict,\n"
+    "5 daemon or peer unreachable, 6 timed out, 7 damaged or foreign data, 8 out of room.\n"
+    "The daemon is chosen by --socket, else HOLDFAST_SOCKET, else /run/holdfast/control.sock.";
+
+void add_output(CLI::App& command, Connection& connection) {
+  command
+      .add_option_function<std::string>(
+          "-o,--output", [&connection](const std::string& kind) { connection.json = kind == "json"; },
+          "table (default) or json")
+      ->check(CLI::IsMember({"table", "json"}));
+}
+
+CLI::App& leaf(CLI::App& parent, const std::string& name, const std::string& text, Chosen& chosen,
+               Action action) {
+  CLI::App& command = *parent.add_subcommand(name, text);
+  command.callback([&chosen, action = std::move(action)] { chosen.action = action; });
+  return command;
+}
+
+void add_cluster(CLI::App& app, Connection& c, Chosen& chosen, EventsOptions& events) {
+  add_output(leaf(app, "status", "This node, the cluster and its job", chosen,
+                  [&c] { return show_status(c); }),
+             c);
+  CLI::App& node = *app.add_subcommand("node", "Nodes of the cluster")->require_subcommand(1);
+  add_output(leaf(node, "list", "Every node, its lane and worker", chosen,
+                  [&c] { return list_nodes(c); }),
+             c);
+  CLI::App& snapshot =
+      *app.add_subcommand("snapshot", "Snapshots in memory")->require_subcommand(1);
+  add_output(leaf(snapshot, "list", "What this node's arena holds, by version", chosen,
+                  [&c] { return list_snapshots(c); }),
+             c);
+  CLI::App& e = leaf(app, "events", "What happened, newest last", chosen,
+                     [&c, &events] { return show_events(c, events); });
+  add_output(e, c);
+  e.add_flag("-f,--follow", events.follow, "Go on printing new events until interrupted");
+  e.add_option("--since", events.since, "Only events after this number");
+  e.add_option("-n,--limit", events.limit, "At most this many old events")->capture_default_str();
+}
+
+struct JobArguments {
+  SubmitOptions submit;
+  std::string name;
+  bool wait = false;
+  uint64_t from = 0;
+  uint64_t limit = 1000;
+  uint64_t lines = 50;
+};
+
+void add_jobs(CLI::App& app, Connection& c, Chosen& chosen, JobArguments& a) {
+  CLI::App& job = *app.add_subcommand("job", "Training jobs")->require_subcommand(1);
+  CLI::App& submit = leaf(job, "submit", "Start a job from a job file (conf/jobs/*.toml)", chosen,
+                          [&c, &a] { return submit_job(c, a.submit); });
+  submit.add_option("FILE", a.submit.file, "The job file")->required();
+  submit.add_option("--data", a.submit.data, "Token file, instead of data.path");
+  submit.add_option("--name", a.submit.name, "Job name, instead of the file's");
+  submit.add_option("--steps", a.submit.steps, "Steps, instead of the file's");
+  submit.add_flag("--wait", a.submit.wait, "Return when the job has ended, with its result");
+  add_output(submit, c);
+  add_output(leaf(job, "list", "Every job", chosen, [&c] { return list_jobs(c); }), c);
+
+  const auto named = [&](const char* name, const char* text, Action action) -> CLI::App& {
+    CLI::App& command = leaf(job, name, text, chosen, std::move(action));
+    command.add_option("JOB", a.name, "The job's name")->required();
+    add_output(command, c);
+    return command;
+  };
+  named("show", "One job: state, view, configuration", [&c, &a] { return show_job(c, a.name); });
+  named("stop", "Stop at the next step boundary, with a safe snapshot",
+        [&c, &a] { return stop_job(c, a.name, a.wait); })
+      .add_flag("--wait", a.wait, "Return when it has stopped");
+  named("resume", "Go on from the newest state that the cluster holds",
+        [&c, &a] { return resume_job(c, a.name, a.wait); })
+      .add_flag("--wait", a.wait, "Return when the job has ended");
+  CLI::App& steps = named("steps", "Finished steps with their losses",
+                          [&c, &a] { return show_job_steps(c, a.name, a.from, a.limit); });
+  steps.add_option("--from", a.from, "First step");
+  steps.add_option("-n,--limit", a.limit, "At most this many")->capture_default_str();
+  named("logs", "The log of this node's worker", [&c, &a] {
+    return show_job_logs(c, a.name, a.lines);
+  }).add_option("-n,--lines", a.lines, "The last lines")->capture_default_str();
+}
+
+void add_data(CLI::App& app, Connection& c, Chosen& chosen, PrepareOptions& a) {
+  CLI::App& data = *app.add_subcommand("data", "Training data")->require_subcommand(1);
+  CLI::App& prepare = leaf(data, "prepare", "Make a token file (bytes) from files or folders", chosen,
+                           [&c, &a] { return prepare_data(c, a); });
+  prepare.add_option("INPUT", a.inputs, "Files or folders of text")->required();
+  prepare.add_option("--out", a.output, "The token file to write")->required();
+  prepare.add_option("--max-size", a.max_size, "Stop after this much text, as 64MiB");
+  add_output(prepare, c);
+}
+
+void add_playground(CLI::App& app, Chosen& chosen, PlaygroundArguments& a, QuickstartArguments& q) {
+  CLI::App& p = *app.add_subcommand("playground", "A cluster on this machine, to try things out");
+  p.require_subcommand(0, 1);
+  p.add_option("--dir", a.directory, "Folder for its nodes");
+  p.add_option("--nodes", a.nodes, "How many")->capture_default_str()->check(CLI::Range(1, 64));
+  p.add_option("--arena", a.arena_size, "Snapshot memory of each node")->capture_default_str();
+  p.add_flag("--detach", a.detach, "Return when it is up; `playground stop` ends it");
+  p.callback([&p, &a, &chosen] {
+    if (!p.get_subcommands().empty()) return;
+    if (a.directory.empty()) throw CLI::RequiredError("--dir");
+    chosen.action = [&a] { return run_playground(a); };
+  });
+  const auto on_folder = [&](const char* name, const char* text, Action action) -> CLI::App& {
+    CLI::App& command = leaf(p, name, text, chosen, std::move(action));
+    command.add_option("--dir", a.directory, "Folder of the playground")->required();
+    return command;
+  };
+  on_folder("stop", "End it, with everything that it runs", [&a] { return stop_playground(a); });
+  on_folder("kill-node", "SIGKILL a node's daemon and worker",
+            [&a] { return kill_playground_node(a); })
+      .add_option("NODE", a.node, "Its name, as node-2")
+      ->required();
+  on_folder("start-node", "Start a node's daemon again", [&a] { return start_playground_node(a); })
+      .add_option("NODE", a.node, "Its name, as node-2")
+      ->required();
+
+  CLI::App& quick = leaf(app, "quickstart", "Train on real text, lose a node on the way, go on",
+                         chosen, [&q] { return run_quickstart(q); });
+  quick.add_option("--dir", q.directory, "Folder for data, cluster and logs")
+      ->required()
+      ->take_last();
+  quick.add_option("--data", q.data, "File or folder of text")->capture_default_str();
+  quick.add_option("--job", q.job, "Job file")->required();
+  quick.add_option("--steps", q.steps, "Steps, instead of the job file's");
+  quick.add_flag("--compare", q.compare, "Run the same job unbroken too");
+}
+
+int run(int argc, char** argv) {
+  CLI::App app("holdfastctl: drive a Holdfast cluster", "holdfastctl");
+  app.require_subcommand(1);
+  app.footer(kFooter);
+  app.set_version_flag("--version", HOLDFAST_RELEASE);
+  Connection connection{"/run/holdfast/control.sock", false};
+  app.add_option("--socket", connection.socket, "Control socket of the daemon to talk to")
+      ->envname("HOLDFAST_SOCKET");
+  app.fallthrough();
+
+  Chosen chosen;
+  EventsOptions events;
+  JobArguments jobs;
+  PrepareOptions prepare;
+  PlaygroundArguments playground;
+  QuickstartArguments quickstart;
+  add_cluster(app, connection, chosen, events);
+  add_jobs(app, connection, chosen, jobs);
+  add_data(app, connection, chosen, prepare);
+  add_playground(app, chosen, playground, quickstart);
+
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    const int code = app.exit(error);
+    return code == 0 ? 0 : error_row(ErrorCode::kUsage).exit_code;
+  }
+  if (!chosen.action) return error_row(ErrorCode::kUsage).exit_code;
+  const Status status = chosen.action();
+  if (status) return 0;
+  std::fprintf(stderr, "holdfastctl: %s\n", status.error().to_string().c_str());
+  return error_row(status.error().code).exit_code;
+}
+
+}  // namespace
+}  // namespace holdfast::ctl
+
+int main(int argc, char** argv) { return holdfast::ctl::run(argc, argv); }

@@ -1,0 +1,76 @@
+#include "ctl/printing.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdio>
+#include <thread>
+
+#include "base/json.h"
+#include "daemon/control/client.h"
+
+namespace holdfast::ctl {
+
+namespace api = daemon::api;
+
+Result<boost::json::value> get(const Connection& connection, const std::string& target) {
+  return daemon::ControlClient(connection.socket).call("GET", target, {}, kCallTimeoutMs);
+}
+
+Result<boost::json::value> post(const Connection& connection, const std::string& target,
+                                const boost::json::value& body) {
+  return daemon::ControlClient(connection.socket).call("POST", target, body, kCallTimeoutMs);
+}
+
+Status print_json(const boost::json::value& body) {
+  fmt::print("{}\n", boost::json::serialize(body));
+  return {};
+}
+
+std::string number_or_dash(const std::optional<uint32_t>& number) {
+  return number ? std::to_string(*number) : "-";
+}
+std::string loss_text(const std::optional<double>& loss) {
+  return loss ? fmt::format("{:.4f}", *loss) : "-";
+}
+
+void print_job_line(const api::JobSummary& job) {
+  fmt::print("job      {}: {}, step {} of {}, {} of {} pipelines, safe version {}\n",
+             job.name.value, job.state, job.step, job.steps, job.lanes, job.pipelines,
+             to_string(job.safe));
+  fmt::print("         loss {}, held-out {}", loss_text(job.train_loss),
+             loss_text(job.held_out_loss));
+  if (job.tokens_per_second)
+    fmt::print(", {:.0f} tokens/s, {:.3f} s a step", *job.tokens_per_second,
+               job.step_seconds.value_or(0));
+  fmt::print("\n");
+  if (!job.detail.empty()) fmt::print("         {}\n", job.detail);
+}
+
+Result<api::JobSummary> wait_for_job(const Connection& connection, const std::string& job) {
+  const bool live = isatty(STDOUT_FILENO) == 1 && !connection.json;
+  for (;;) {
+    ASSIGN_OR_RETURN(const boost::json::value body, get(connection, "/v1/jobs/" + job));
+    ASSIGN_OR_RETURN(auto summary, from_json<api::JobSummary>(body.at("summary"), "job"));
+    if (live) {
+      fmt::print("\r\033[K{}: {}  step {}/{}  loss {}  {:.0f} tokens/s  {} lanes",
+                 summary.name.value, summary.state, summary.step, summary.steps,
+                 loss_text(summary.train_loss), summary.tokens_per_second.value_or(0),
+                 summary.lanes);
+      std::fflush(stdout);
+    }
+    const bool ended =
+        summary.state == "done" || summary.state == "stopped" || summary.state == "failed";
+    if (ended) {
+      if (live) fmt::print("\n");
+      if (summary.state == "failed")
+        return fail(ErrorCode::kJobState, fmt::format("job {} failed: {}", job, summary.detail));
+      return summary;
+    }
+    // Polling a person's interface at a person's pace.
+    std::this_thread::sleep_for(std::chrono::milliseconds(200));
+  }
+}
+
+}  // namespace holdfast::ctl
