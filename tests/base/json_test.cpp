@@ -2,7 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <optional>
+#include <random>
 #include <vector>
 
 namespace holdfast {
@@ -39,6 +41,22 @@ TEST(Json, UnknownMissingAndMistypedMembersAreErrors) {
     EXPECT_EQ(out.error().code, ErrorCode::kBadMessage);
     EXPECT_NE(out.error().message.find("heartbeat"), std::string::npos);
   }
+}
+
+TEST(Json, DoublesComeBackBitForBit) {
+  std::mt19937_64 random(7);
+  for (int i = 0; i < 20'000; ++i) {
+    const double in = std::uniform_real_distribution<>(-10, 10)(random) *
+                      std::pow(10.0, std::uniform_int_distribution<>(-200, 200)(random));
+    const auto value = parse_json("[" + to_json_text(in) + "]", "test");
+    ASSERT_TRUE(value);
+    EXPECT_EQ(value->at(0).to_number<double>(), in) << i;
+  }
+}
+
+TEST(Json, RestAfterTheDocumentIsAnError) {
+  EXPECT_FALSE(parse_json("{} x", "test"));
+  EXPECT_TRUE(parse_json(" {\"a\": [1, -2, 1e300, true, null, \"s\"]} ", "test"));
 }
 
 }  // namespace

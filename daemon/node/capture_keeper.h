@@ -1,0 +1,81 @@
+// A node's side of snapshots: grants arena blocks for a capture, replicates what was captured, and
+// frees what the watermark has passed. One instance a daemon, on its event loop.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "daemon/node/node_job.h"
+#include "daemon/node/ports.h"
+#include "storage/arena/arena.h"
+#include "storage/replica/history.h"
+
+namespace holdfast::daemon {
+
+class CaptureKeeper {
+ public:
+  CaptureKeeper(NodeId self, storage::Arena& arena, WorkerPort& workers, ReplicaPort& replicas,
+                ReportFn report);
+
+  // What a worker owns in the open view.
+  struct Owner {
+    Epoch epoch;
+    StateVersion base;
+    std::vector<uint32_t> shards;
+    std::vector<NodeId> holders;
+  };
+  void set_owner(uint32_t slot, Owner owner);
+
+  // A new epoch: captures of older ones are over. The caller has idled or reaped every worker before
+  // release_grants is called for its slot.
+  void set_epoch(Epoch epoch);
+  void release_grants(uint32_t slot);
+  // Blocks that a worker of an earlier daemon process may have been writing: free them too.
+  void release_inherited();
+
+  void capture(const NodeJob& job, Epoch epoch, Version version);
+  void captured(uint32_t slot, const NodeJob& job, const train::Captured& message);
+  void missed(uint32_t slot, const train::CaptureMissed& message);
+
+  // Frees what is older than the safe version, void, or abandoned.
+  void watermark(const NodeJob& job, const StateVersion& safe,
+                 const std::vector<Version>& abandoned,
+                 const std::vector<storage::ViewBase>& history);
+  // Frees every published block of the job, or (nullptr) of every other job than `keep`.
+  void forget_job(uint64_t job_hash);
+  void forget_other_jobs(uint64_t keep_hash);
+
+  uint64_t skipped() const { return skipped_; }
+
+ private:
+  struct Grant {
+    Epoch epoch;
+    std::vector<train::ShardBlock> blocks;    // granted to the worker for this capture
+    std::vector<train::ShardBlock> existing;  // published at this state already
+  };
+  void grant(uint32_t slot, const NodeJob& job, Version version);
+  std::vector<train::ShardBlock> existing_blocks(const NodeJob& job, const Owner& owner,
+                                                 Version version);
+  void replicate(uint32_t slot, const NodeJob& job, const StateVersion& state,
+                 std::vector<train::ShardBlock> blocks);
+  void report_missed(uint32_t slot, Epoch epoch, Version version, const std::string& why);
+  void free_blocks(const std::vector<train::ShardBlock>& blocks);
+
+  const NodeId self_;
+  storage::Arena& arena_;
+  WorkerPort& workers_;
+  ReplicaPort& replicas_;
+  const ReportFn report_;
+  Epoch epoch_;
+  std::map<uint32_t, Owner> owners_;                       // by slot
+  std::map<std::pair<uint32_t, Version>, Grant> grants_;   // by slot and version
+  std::vector<train::ShardBlock> inherited_;
+  uint64_t skipped_ = 0;
+};
+
+}  // namespace holdfast::daemon

@@ -1,0 +1,300 @@
+#include "daemon/node/job_agent.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "base/fault_point.h"
+
+namespace holdfast::daemon {
+
+using train::WorkerPhase;
+
+JobAgent::JobAgent(JobAgentOptions options, Ports ports, const AgentMemory& memory)
+    : options_(std::move(options)),
+      ports_(std::move(ports)),
+      memory_(memory),
+      captures_(options_.node, ports_.arena, ports_.workers, ports_.replicas, ports_.report),
+      restorer_(options_.node, ports_.arena, ports_.workers, ports_.replicas, ports_.report),
+      slots_(options_.slots) {
+  for (uint32_t slot = 0; slot < options_.slots; ++slot) slots_[slot].report.slot = slot;
+  if (memory_.job) job_.emplace(*memory_.job);
+  ports_.replicas.set_epoch(memory_.epoch);
+  captures_.set_epoch(memory_.epoch);
+  restorer_.set_epoch(memory_.epoch);
+  restore_owners();
+}
+
+// The view that a running worker works in, as an earlier process of this daemon knew it.
+void JobAgent::restore_owners() {
+  if (!job_) return;
+  for (const CommandRestore& c : memory_.views) {
+    if (c.view.epoch != memory_.epoch) continue;
+    CaptureKeeper::Owner owner{c.view.epoch, c.view.base, {}, c.view.members[c.lane].holders};
+    for (const SourcedShard& shard : c.owned) owner.shards.push_back(shard.shard);
+    captures_.set_owner(c.slot, std::move(owner));
+    history_.push_back({c.view.epoch, c.view.base});
+    ports_.replicas.set_addresses(c.nodes);
+  }
+}
+
+std::vector<WorkerReport> JobAgent::worker_reports() const {
+  std::vector<WorkerReport> reports;
+  for (const Slot& slot : slots_) reports.push_back(slot.report);
+  return reports;
+}
+
+void JobAgent::set_job(const conf::JobConfig& job) {
+  if (job_ && job_->config == job) return;
+  job_.emplace(job);
+  memory_.job = job;
+  memory_.views.clear();
+  history_.clear();
+  captures_.forget_other_jobs(job_->hash);
+}
+
+// ---- commands -----------------------------------------------------------------------------------
+
+void JobAgent::on_command(const NodeCommand& command) {
+  std::visit([this](const auto& c) { on(c); }, command);
+}
+
+void JobAgent::on(const CommandQuiesce& command) {
+  if (command.epoch <= memory_.epoch) return;
+  fault_point("node.quiesce");
+  memory_.epoch = command.epoch;
+  memory_.safe = command.safe;
+  set_job(command.job);
+  ports_.remember(memory_);
+  ports_.replicas.set_epoch(command.epoch);
+  captures_.set_epoch(command.epoch);
+  restorer_.set_epoch(command.epoch);
+
+  quiescing_ = true;
+  for (uint32_t slot = 0; slot < options_.slots; ++slot) {
+    Slot& s = slots_[slot];
+    const bool ours = s.report.alive && s.job_key == job_->key;
+    s.idling = ours;
+    if (s.report.alive && !ours) {
+      s.report.alive = false;  // the supervisor starts one for this job once it is reaped
+      ports_.workers.ensure(slot);
+      ports_.workers.kill(slot, "it works for another job");
+    } else if (ours) {
+      ports_.workers.send(slot, train::Quiesce{command.epoch});
+    } else {
+      ports_.workers.ensure(slot);
+    }
+  }
+  ports_.loop.after_ms(options_.quiesce_timeout_ms,
+                       [this, epoch = command.epoch] { kill_late_idlers(epoch); });
+  answer_when_idle();
+}
+
+void JobAgent::kill_late_idlers(Epoch epoch) {
+  if (!current(epoch) || !quiescing_) return;
+  for (uint32_t slot = 0; slot < options_.slots; ++slot)
+    if (slots_[slot].idling)
+      ports_.workers.kill(slot, fmt::format("not idle {} ms after the view ended",
+                                            options_.quiesce_timeout_ms));
+}
+
+void JobAgent::answer_when_idle() {
+  if (!quiescing_) return;
+  for (const Slot& slot : slots_)
+    if (slot.idling) return;
+  quiescing_ = false;
+  for (uint32_t slot = 0; slot < options_.slots; ++slot) captures_.release_grants(slot);
+  captures_.release_inherited();
+  answer_quiesced();
+}
+
+void JobAgent::answer_quiesced() {
+  // Checksums of a large arena take seconds: not on the event loop.
+  auto held = std::make_shared<std::map<StateVersion, std::vector<uint32_t>>>();
+  const uint64_t hash = job_->hash;
+  const uint32_t slices = job_->layout.slices();
+  storage::Arena& arena = ports_.arena;
+  ports_.loop.aside(
+      [held, hash, slices, &arena] {
+        for (const storage::BlockInfo& block : arena.scan()) {
+          if (!block.header || block.header->job != hash) continue;
+          if (!arena.read_verified(block.index, *block.header)) continue;
+          auto& shards = (*held)[block.header->state];
+          const uint32_t shard = block.header->shard.flat(slices);
+          if (std::find(shards.begin(), shards.end(), shard) == shards.end())
+            shards.push_back(shard);
+        }
+      },
+      [this, held, epoch = memory_.epoch] {
+        if (!current(epoch)) return;
+        NodeQuiesced answer{options_.node, 0, epoch, worker_reports(), {}};
+        for (auto& [state, shards] : *held) answer.arena.push_back({state, std::move(shards)});
+        ports_.report(std::move(answer));
+      });
+}
+
+void JobAgent::on(const CommandRestore& command) {
+  if (!current(command.view.epoch) || !job_ || command.slot >= options_.slots) return;
+  std::erase_if(memory_.views,
+                [&](const CommandRestore& c) { return c.slot == command.slot; });
+  memory_.views.push_back(command);
+  ports_.remember(memory_);
+  history_.push_back({command.view.epoch, command.view.base});
+  ports_.replicas.set_addresses(command.nodes);
+
+  CaptureKeeper::Owner owner{command.view.epoch, command.view.base, {},
+                             command.view.members[command.lane].holders};
+  for (const SourcedShard& shard : command.owned) owner.shards.push_back(shard.shard);
+  captures_.set_owner(command.slot, std::move(owner));
+  set_phase(command.slot, WorkerPhase::kRestoring);
+  restorer_.restore(*job_, command);
+}
+
+void JobAgent::on(const CommandGo& command) {
+  if (!current(command.epoch)) return;
+  fault_point("node.go");
+  for (uint32_t slot = 0; slot < options_.slots; ++slot) {
+    if (slots_[slot].report.phase != WorkerPhase::kRestoring) continue;
+    slots_[slot].report.epoch = command.epoch;
+    set_phase(slot, WorkerPhase::kRunning);
+    ports_.workers.send(slot, train::Go{command.epoch, command.comm_addresses});
+  }
+}
+
+void JobAgent::on(const CommandCapture& command) {
+  if (!current(command.epoch) || !job_) return;
+  captures_.capture(*job_, command.epoch, command.version);
+}
+
+void JobAgent::on(const CommandWatermark& command) {
+  if (!current(command.epoch) || !job_) return;
+  fault_point("node.watermark");
+  memory_.safe = command.safe;
+  captures_.watermark(*job_, command.safe, command.abandoned, history_);
+}
+
+void JobAgent::on(const CommandStopAt& command) {
+  if (!current(command.epoch)) return;
+  for (uint32_t slot = 0; slot < options_.slots; ++slot)
+    if (slots_[slot].report.alive)
+      ports_.workers.send(slot, train::StopAt{command.epoch, command.step});
+}
+
+void JobAgent::on(const CommandEndJob& command) {
+  if (command.epoch < memory_.epoch || !job_ || job_->config.name != command.job) return;
+  for (uint32_t slot = 0; slot < options_.slots; ++slot) {
+    if (slots_[slot].report.alive) ports_.workers.send(slot, train::Exit{command.why});
+    ports_.workers.stop(slot);
+  }
+  if (!command.keep) captures_.forget_job(job_->hash);
+  memory_.job.reset();
+  memory_.views.clear();
+  ports_.remember(memory_);
+  job_.reset();
+}
+
+// ---- workers --------------------------------------------------------------------------------------
+
+void JobAgent::on_worker_up(uint32_t slot, const train::Hello& hello) {
+  CHECK(slot < slots_.size());
+  if (!job_ || (!hello.job_key.empty() && hello.job_key != job_->key)) {
+    ports_.workers.kill(slot, "it works for a job that this node does not have");
+    return;
+  }
+  Slot& s = slots_[slot];
+  const bool fresh = hello.job_key.empty();
+  if (!fresh && hello.epoch < memory_.epoch && hello.phase != WorkerPhase::kIdle && !quiescing_) {
+    ports_.workers.kill(slot, fmt::format("it works in epoch {}, the cluster is in {}",
+                                          to_string(hello.epoch), to_string(memory_.epoch)));
+    return;
+  }
+  s.report = {slot, true, hello.epoch, hello.phase, hello.step, hello.held};
+  s.job_key = job_->key;
+  if (fresh)
+    ports_.workers.send(slot, train::Welcome{job_->config, job_->key, options_.arena_path,
+                                             options_.worker_address});
+  if (quiescing_ && s.idling) ports_.workers.send(slot, train::Quiesce{memory_.epoch});
+  ports_.report(WorkerChanged{options_.node, 0, s.report, fresh ? "started" : "connected again"});
+}
+
+void JobAgent::on_worker_down(uint32_t slot, const std::string& why) {
+  Slot& s = slots_[slot];
+  s.report = {slot, false, s.report.epoch, WorkerPhase::kIdle, s.report.step, {}};
+  s.idling = false;
+  captures_.release_grants(slot);
+  ports_.report(WorkerChanged{options_.node, 0, s.report, why});
+  answer_when_idle();
+}
+
+void JobAgent::on_worker_message(uint32_t slot, const train::FromWorker& message) {
+  std::visit([this, slot](const auto& m) { on(slot, m); }, message);
+}
+
+void JobAgent::on(uint32_t slot, const train::Hello& message) { on_worker_up(slot, message); }
+
+void JobAgent::on(uint32_t slot, const train::Quiesced& message) {
+  if (!current(message.epoch)) return;
+  Slot& s = slots_[slot];
+  s.report.epoch = message.epoch;
+  s.report.phase = WorkerPhase::kIdle;
+  s.report.held = message.held;
+  s.idling = false;
+  answer_when_idle();
+}
+
+void JobAgent::on(uint32_t slot, const train::Restored& message) {
+  if (!current(message.epoch)) return;
+  ports_.report(WorkerRestored{options_.node, 0, slot, message.epoch, message.comm_address});
+}
+
+void JobAgent::on(uint32_t slot, const train::RestoreFailed& message) {
+  if (!current(message.epoch)) return;
+  std::vector<uint32_t> shards;
+  for (const train::ShardBlock& bad : message.bad) {
+    shards.push_back(bad.shard);
+    // Found bad just now: it must not be offered again.
+    (void)ports_.arena.free(storage::BlockIndex(bad.block));
+  }
+  ports_.report(WorkerRestoreFailed{options_.node, 0, slot, message.epoch, shards, options_.node,
+                                    message.error});
+}
+
+void JobAgent::on(uint32_t slot, const train::StepDone& message) {
+  slots_[slot].report.step = message.step.next();
+  if (slots_[slot].report.phase == WorkerPhase::kStopped)  // a later StopAt let it go on
+    set_phase(slot, WorkerPhase::kRunning);
+  ports_.report(WorkerStepDone{options_.node, 0, slot, message});
+}
+
+void JobAgent::on(uint32_t slot, const train::Captured& message) {
+  if (current(message.epoch) && job_) captures_.captured(slot, *job_, message);
+}
+
+void JobAgent::on(uint32_t slot, const train::CaptureMissed& message) {
+  if (current(message.epoch)) captures_.missed(slot, message);
+}
+
+void JobAgent::on(uint32_t slot, const train::Stopped& message) {
+  if (!current(message.epoch)) return;
+  set_phase(slot, WorkerPhase::kStopped);
+  slots_[slot].report.step = message.step;
+  ports_.report(WorkerStopped{options_.node, 0, slot, message.epoch, message.step});
+}
+
+void JobAgent::on(uint32_t slot, const train::StopRefused& message) {
+  ports_.report(WorkerStopRefused{options_.node, 0, slot, message.epoch, message.begun});
+}
+
+void JobAgent::on(uint32_t slot, const train::CommBroken& message) {
+  if (!current(message.epoch)) return;
+  set_phase(slot, WorkerPhase::kBroken);
+  ports_.report(WorkerCommBroken{options_.node, 0, slot, message.epoch, message.step,
+                                 message.error});
+}
+
+void JobAgent::on(uint32_t slot, const train::Fatal& message) {
+  ports_.report(WorkerFatal{options_.node, 0, slot, message.epoch, message.error});
+}
+
+}  // namespace holdfast::daemon

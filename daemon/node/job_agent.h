@@ -1,0 +1,111 @@
+// One node's part in a job: carries out the coordinator's commands and passes on what the workers say.
+// Thin on purpose: it decides nothing but what is local (which blocks, which worker to kill). Runs on
+// the daemon's event loop.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "daemon/coordinator/types.h"
+#include "daemon/node/capture_keeper.h"
+#include "daemon/node/node_job.h"
+#include "daemon/node/ports.h"
+#include "daemon/node/restorer.h"
+#include "storage/arena/arena.h"
+#include "train/worker/messages.h"
+
+namespace holdfast::daemon {
+
+struct JobAgentOptions {
+  NodeId node;
+  uint32_t slots = 1;
+  uint32_t quiesce_timeout_ms = 1'500;  // half of the coordinator's, so that we answer before it does
+  std::string arena_path;
+  std::string worker_address;  // for collectives
+};
+
+// What a daemon must know again after a restart; kept in the node's catalog.
+struct AgentMemory {
+  Epoch epoch;
+  std::optional<conf::JobConfig> job;
+  StateVersion safe;
+  std::vector<CommandRestore> views;  // of each slot
+};
+BOOST_DESCRIBE_STRUCT(AgentMemory, (), (epoch, job, safe, views))
+
+class JobAgent {
+ public:
+  struct Ports {
+    storage::Arena& arena;
+    WorkerPort& workers;
+    ReplicaPort& replicas;
+    LoopPort& loop;
+    ReportFn report;
+    std::function<void(const AgentMemory&)> remember;
+  };
+  JobAgent(JobAgentOptions options, Ports ports, const AgentMemory& memory);
+
+  void on_command(const NodeCommand& command);
+  void on_worker_up(uint32_t slot, const train::Hello& hello);
+  void on_worker_down(uint32_t slot, const std::string& why);
+  void on_worker_message(uint32_t slot, const train::FromWorker& message);
+
+  std::vector<WorkerReport> worker_reports() const;
+  Epoch epoch() const { return memory_.epoch; }
+  StateVersion safe() const { return memory_.safe; }
+  const NodeJob* job() const { return job_ ? &*job_ : nullptr; }
+  const CaptureKeeper& captures() const { return captures_; }
+
+ private:
+  struct Slot {
+    WorkerReport report;
+    std::string job_key;  // of the job it was welcomed to
+    bool idling = false;  // Quiesce was sent, the answer is awaited
+  };
+
+  void on(const CommandQuiesce& command);
+  void on(const CommandRestore& command);
+  void on(const CommandGo& command);
+  void on(const CommandCapture& command);
+  void on(const CommandWatermark& command);
+  void on(const CommandStopAt& command);
+  void on(const CommandEndJob& command);
+
+  void on(uint32_t slot, const train::Hello& message);
+  void on(uint32_t slot, const train::Quiesced& message);
+  void on(uint32_t slot, const train::Restored& message);
+  void on(uint32_t slot, const train::RestoreFailed& message);
+  void on(uint32_t slot, const train::StepDone& message);
+  void on(uint32_t slot, const train::Captured& message);
+  void on(uint32_t slot, const train::CaptureMissed& message);
+  void on(uint32_t slot, const train::Stopped& message);
+  void on(uint32_t slot, const train::StopRefused& message);
+  void on(uint32_t slot, const train::CommBroken& message);
+  void on(uint32_t slot, const train::Fatal& message);
+
+  void set_job(const conf::JobConfig& job);
+  void set_phase(uint32_t slot, train::WorkerPhase phase) { slots_[slot].report.phase = phase; }
+  void restore_owners();
+  void kill_late_idlers(Epoch epoch);
+  void answer_when_idle();
+  void answer_quiesced();
+  bool current(Epoch epoch) const { return epoch == memory_.epoch; }
+
+  const JobAgentOptions options_;
+  Ports ports_;
+  AgentMemory memory_;
+  std::optional<NodeJob> job_;
+  CaptureKeeper captures_;
+  Restorer restorer_;
+  std::vector<Slot> slots_;
+  std::vector<storage::ViewBase> history_;
+  bool quiescing_ = false;
+};
+
+}  // namespace holdfast::daemon
