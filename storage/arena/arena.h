@@ -2,10 +2,10 @@
 // both. It holds blocks: one captured shard each. The layout on disk is storage/arena/layout.h and
 // docs/formats.md.
 //
-// Life of a block: free -> allocated (writer and epoch recorded, before the first byte) -> published
-// (header with ids, version, made, length, checksum: written last) -> free. What is only allocated
-// counts for nothing; after a restart the daemon learns what it has by scanning headers. There is no
-// second record to disagree with them.
+// Life of a block: free -> allocated (writer and epoch recorded, before the first byte) ->
+// published (header with ids, version, made, length, checksum: written last) -> free. What is only
+// allocated counts for nothing; after a restart the daemon learns what it has by scanning headers.
+// There is no second record to disagree with them.
 //
 // Arena is the daemon's handle: it alone allocates and frees. ArenaMapping is what workers (and the
 // replica commit) use: payload bytes and publishing of a granted block. Both are thread-safe.
@@ -58,12 +58,14 @@ class ArenaMapping {
   virtual Result<BlockInfo> info(BlockIndex block) = 0;
   // The payload area of an allocated block, capacity bytes.
   virtual Result<std::span<std::byte>> payload(BlockIndex block) = 0;
-  // Makes the block count. The caller has written header.length bytes of payload with that checksum.
-  // kBlockInvalid when the block is not allocated, is granted in another epoch than `granted_in`, or
-  // length exceeds its capacity.
+  // Makes the block count. The caller has written header.length bytes of payload with that
+  // checksum. kBlockInvalid when the block is not allocated, is granted in another epoch than
+  // `granted_in`, or length exceeds its capacity. Publishing the same header again does nothing;
+  // another one is refused.
   virtual Status publish(BlockIndex block, Epoch granted_in, const BlockHeader& header) = 0;
   // The payload of a published block after its checksum has been verified just now; kBlockInvalid
-  // names file, block, shard and both sums. `expected`: reject any other shard, state or job too.
+  // names file, block, shard and both sums. `expected`: any other job, shard or state is rejected,
+  // and, unless expected.checksum is 0 (not known), any other length or checksum.
   virtual Result<std::span<const std::byte>> read_verified(BlockIndex block,
                                                            const BlockHeader& expected) = 0;
 };
@@ -83,21 +85,25 @@ struct ArenaUsage {
 
 class Arena : public ArenaMapping {
  public:
-  // Creates the file (sparse, then reserved so that a full tmpfs is an error now and not a SIGBUS
-  // later: kDiskFull) or adopts the one that is there: kArenaForeign for another cluster or node,
-  // kArenaVersion, kArenaCorrupt. Blocks that are allocated but not published are freed unless
-  // `writer_may_live` says that their writer may still be writing.
+  // Creates the file (every page reserved, so that a full tmpfs is kDiskFull now and not a SIGBUS
+  // later) or adopts the one that is there with its own size: kArenaForeign for another cluster or
+  // node, kArenaTooSmall when it has fewer bytes than configured, kArenaVersion, kArenaCorrupt,
+  // kAddressInUse while another Arena has it open. Blocks that are allocated but not published are
+  // freed unless `writer_may_live` says that their writer may still be writing.
   static Result<std::unique_ptr<Arena>> open(
       const ArenaOptions& options,
       const std::function<bool(const BlockInfo&)>& writer_may_live = {});
 
-  // kArenaFull names bytes wanted, free and largest free extent.
+  // At least one page. kArenaFull names bytes wanted, free and largest free extent.
   virtual Result<BlockInfo> allocate(uint64_t bytes, const NodeId& writer, Epoch epoch) = 0;
   // The caller vouches that nobody writes into the block any more.
   virtual Status free(BlockIndex block) = 0;
   // Everything allocated or published, by index.
   virtual std::vector<BlockInfo> scan() = 0;
   virtual ArenaUsage usage() = 0;
+  // Entries that open found damaged, for the log: kBlockInvalid naming file, block and what is
+  // wrong. They count for nothing and their room is free again.
+  virtual std::vector<Error> damage() const { return {}; }
 };
 
 }  // namespace holdfast::storage
