@@ -1,0 +1,239 @@
+#include "tests/chaos/cluster.h"
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <chrono>
+#include <fstream>
+#include <set>
+#include <thread>
+
+#include "base/json.h"
+#include "daemon/control/client.h"
+#include "train/data/prepare.h"
+
+namespace holdfast::chaos {
+
+namespace api = daemon::api;
+namespace fs = std::filesystem;
+
+namespace {
+
+constexpr auto kPoll = std::chrono::milliseconds(10);
+
+fs::path fresh_directory() {
+  static std::atomic<int> count{0};
+  const fs::path directory =
+      fs::temp_directory_path() / fmt::format("holdfast-chaos-{}-{}", getpid(), ++count);
+  fs::remove_all(directory);
+  fs::create_directories(directory);
+  return directory;
+}
+
+std::string tail_of(const fs::path& file, size_t bytes) {
+  std::ifstream in(file);
+  std::string text{std::istreambuf_iterator<char>(in), {}};
+  if (text.size() > bytes) text = "...\n" + text.substr(text.size() - bytes);
+  return fmt::format("== {}\n{}\n", file.string(), text);
+}
+
+}  // namespace
+
+Cluster::Cluster(const ClusterOptions& options) : directory_(fresh_directory()) {
+  ctl::PlaygroundOptions playground;
+  playground.directory = directory_;
+  playground.nodes = options.nodes;
+  playground.arena_bytes = uint64_t{64} << 20;
+  playground.log_level = "debug";
+  playground.daemon_grace_ms = options.daemon_grace_ms;
+  playground.arena_wait_ms = options.arena_wait_ms;
+  auto created = ctl::Playground::create(playground, true);
+  if (!created) {
+    ADD_FAILURE() << created.error().to_string();
+    return;
+  }
+  playground_.emplace(std::move(*created));
+}
+
+Cluster::~Cluster() {
+  if (playground_) {
+    const Status stopped = playground_->stop_all();
+    EXPECT_TRUE(stopped) << stopped.error().to_string();
+  }
+  if (testing::Test::HasFailure()) {
+    fmt::print(stderr, "{}", logs());
+  } else {
+    std::error_code error;
+    fs::remove_all(directory_, error);
+  }
+}
+
+std::string Cluster::logs() {
+  std::string out;
+  for (const ctl::PlaygroundNode& node : playground_->nodes()) {
+    out += tail_of(node.folder / "holdfastd.log", 6'000);
+    out += tail_of(node.folder / "state" / "worker-0.log", 2'000);
+  }
+  return out;
+}
+
+bool Cluster::wait(const std::string& what, int64_t timeout_ms,
+                   const std::function<bool()>& condition) {
+  const auto deadline =
+      std::chrono::steady_clock::now() + std::chrono::milliseconds(timeout_ms);
+  while (std::chrono::steady_clock::now() < deadline) {
+    if (condition()) return true;
+    std::this_thread::sleep_for(kPoll);  // what is awaited happens in other processes
+  }
+  ADD_FAILURE() << "not within " << timeout_ms << " ms: " << what;
+  return false;
+}
+
+Result<boost::json::value> Cluster::get(const std::string& target, const std::string& node) {
+  return daemon::ControlClient(playground_->node(node).control_socket).call("GET", target, {}, 5'000);
+}
+Result<boost::json::value> Cluster::post(const std::string& target,
+                                         const boost::json::value& body) {
+  return daemon::ControlClient(playground_->nodes().front().control_socket)
+      .call("POST", target, body, 10'000);
+}
+
+void Cluster::submit(const conf::JobConfig& job) {
+  boost::json::object request;
+  request["job"] = boost::json::value_from(job);
+  const auto answer = post("/v1/jobs", request);
+  ASSERT_TRUE(answer) << answer.error().to_string();
+}
+
+std::optional<api::Status> Cluster::status(const std::string& node) {
+  const auto body = get("/v1/status", node);
+  if (!body) return std::nullopt;
+  auto status = from_json<api::Status>(*body, "status");
+  if (!status) {
+    ADD_FAILURE() << status.error().to_string();
+    return std::nullopt;
+  }
+  return std::move(*status);
+}
+
+bool Cluster::wait_for_step(uint64_t step, int64_t timeout_ms) {
+  return wait(fmt::format("step {}", step), timeout_ms, [&] {
+    const auto now = status();
+    return now && now->job && now->job->step >= step;
+  });
+}
+
+bool Cluster::wait_for_state(const std::string& state, int64_t timeout_ms) {
+  std::string last;
+  const bool reached = wait("job is " + state, timeout_ms, [&] {
+    const auto now = status();
+    if (now && now->job) last = now->job->state + ": " + now->job->detail;
+    return now && now->job && now->job->state == state;
+  });
+  EXPECT_TRUE(reached) << "the job is " << last;
+  return reached;
+}
+
+std::vector<daemon::EventRecord> Cluster::events() {
+  const auto body = get("/v1/events?since=0&limit=100000");
+  if (!body) return {};
+  auto events = from_json<std::vector<daemon::EventRecord>>(*body, "events");
+  if (!events) {
+    ADD_FAILURE() << events.error().to_string();
+    return {};
+  }
+  return std::move(*events);
+}
+
+uint64_t Cluster::last_event() {
+  const auto all = events();
+  return all.empty() ? 0 : all.back().sequence;
+}
+
+std::optional<daemon::EventRecord> Cluster::wait_for_event(const std::string& kind, uint64_t since,
+                                                           int64_t timeout_ms) {
+  std::optional<daemon::EventRecord> found;
+  wait("event " + kind, timeout_ms, [&] {
+    for (const daemon::EventRecord& event : events()) {
+      if (event.sequence <= since || event.kind != kind) continue;
+      found = event;
+      return true;
+    }
+    return false;
+  });
+  return found;
+}
+
+Losses Cluster::losses(const std::string& job) {
+  Losses losses;
+  const auto body = get("/v1/jobs/" + job + "/steps?from=0&limit=100000");
+  EXPECT_TRUE(body) << body.error().to_string();
+  if (!body) return losses;
+  const auto rows = from_json<std::vector<api::StepRow>>(*body, "steps");
+  EXPECT_TRUE(rows) << rows.error().to_string();
+  if (!rows) return losses;
+  for (const api::StepRow& row : *rows)
+    losses[row.step.value] = {row.loss, row.held_out_loss};
+  return losses;
+}
+
+std::vector<daemon::LedgerRow> Cluster::ledger(const std::string& job) {
+  const auto body = get("/v1/jobs/" + job + "/ledger?from=0&limit=1000000");
+  EXPECT_TRUE(body) << body.error().to_string();
+  if (!body) return {};
+  auto rows = from_json<std::vector<daemon::LedgerRow>>(*body, "ledger");
+  EXPECT_TRUE(rows) << rows.error().to_string();
+  return rows ? std::move(*rows) : std::vector<daemon::LedgerRow>();
+}
+
+void Cluster::expect_exactly_once(const conf::JobConfig& job) {
+  std::map<uint64_t, std::multiset<uint32_t>> seen;
+  for (const daemon::LedgerRow& row : ledger(job.name.value))
+    seen[row.step.value].insert(row.micro_batches.begin(), row.micro_batches.end());
+  std::multiset<uint32_t> all;
+  for (uint32_t j = 0; j < job.pipelines * job.micro_batches; ++j) all.insert(j);
+  for (uint64_t step = 0; step < job.steps; ++step)
+    EXPECT_EQ(seen[step], all) << "exactly-once is broken in the ledger of step " << step;
+  EXPECT_EQ(seen.size(), job.steps);
+}
+
+conf::JobConfig small_job(const fs::path& directory, bool reproducible, uint64_t steps) {
+  const fs::path tokens = directory / "text.tokens";
+  if (!fs::exists(tokens)) {
+    train::PrepareOptions prepare;
+    prepare.inputs = {HOLDFAST_SOURCE_DIR "/base", HOLDFAST_SOURCE_DIR "/daemon"};
+    prepare.output = tokens;
+    const auto report = train::prepare_tokens(prepare);
+    EXPECT_TRUE(report) << report.error().to_string();
+  }
+  auto job = conf::load_job(HOLDFAST_SOURCE_DIR "/conf/jobs/tiny.toml");
+  EXPECT_TRUE(job) << job.error().to_string();
+  if (!job) return {};
+  job->reproducible = reproducible;
+  job->steps = steps;
+  job->pipelines = 4;
+  job->data.path = tokens.string();
+  return *job;
+}
+
+const Losses& unbroken_losses(const conf::JobConfig& job) {
+  static std::map<std::pair<bool, uint64_t>, Losses> kept;
+  auto [it, missing] = kept.try_emplace({job.reproducible, job.steps});
+  if (missing) {
+    Cluster cluster({});
+    EXPECT_TRUE(cluster.playground().start_all());
+    conf::JobConfig own = job;
+    own.data.path = small_job(cluster.directory(), job.reproducible, job.steps).data.path;
+    cluster.submit(own);
+    if (cluster.wait_for_state("done")) {
+      it->second = cluster.losses(own.name.value);
+      EXPECT_EQ(it->second.size(), job.steps);
+      cluster.expect_exactly_once(own);
+    }
+  }
+  return it->second;
+}
+
+}  // namespace holdfast::chaos

@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# The rules of the house that a compiler does not check: sizes of files, which folder may include
+# which, and where a library may be named. Prints every breach as file:line: rule.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+breaches=0
+breach() { printf '%s\n' "$1"; breaches=$((breaches + 1)); }
+
+sources() { find base conf storage train daemon ctl -name '*.h' -o -name '*.cpp' | sort; }
+all_sources() { { sources; find tests bench -name '*.h' -o -name '*.cpp'; } | sort; }
+
+# Small rooms.
+while read -r file; do
+  lines=$(wc -l <"$file")
+  [ "$lines" -le 400 ] || breach "$file:$lines: longer than 400 lines"
+done < <(all_sources)
+
+# Arrows: ctl -> daemon -> train -> storage -> conf -> base, never the other way.
+order="base conf storage train daemon ctl"
+rank() { local i=0 f; for f in $order; do [ "$f" = "$1" ] && { echo $i; return; }; i=$((i + 1)); done; echo -1; }
+while IFS=: read -r file line text; do
+  from=$(rank "${file%%/*}")
+  included=$(printf '%s' "$text" | sed -E 's/.*#include "([^/"]+)\/.*/\1/')
+  to=$(rank "$included")
+  [ "$to" -le "$from" ] || breach "$file:$line: ${file%%/*} may not include $included"
+done < <(grep -nE '#include "(base|conf|storage|train|daemon|ctl)/' $(sources) /dev/null)
+
+# A library is named in one folder only.
+only() {  # pattern, folder
+  while IFS=: read -r file line _; do
+    case "$file" in "$2"/*) ;; *) breach "$file:$line: only $2 may name this library ($1)" ;; esac
+  done < <(grep -nE "$1" $(sources) /dev/null)
+}
+only '#include <rdma/' storage/fabric
+only '#include <rocksdb/' storage/catalog
+only '#include <gloo/|#include "gloo/' train/comm
+only '#include <cblas' train/kernels
+
+# Pure folders: no clock, no thread, no files.
+while IFS=: read -r file line _; do
+  breach "$file:$line: this folder is pure"
+done < <(grep -nE '#include <(thread|fstream|chrono|unistd.h|boost/asio)' /dev/null \
+           $(find train/schedule train/placement daemon/coordinator -name '*.h' -o -name '*.cpp'))
+
+# Headers say #pragma once, and what the room is for in their first line.
+while read -r file; do
+  grep -q '^#pragma once' "$file" || breach "$file:1: no #pragma once"
+  head -1 "$file" | grep -q '^//' || breach "$file:1: the first line must say what the room is for"
+done < <(sources | grep '\.h$')
+
+# Sleeping is no synchronisation; polling another process's interface says so on the line.
+while IFS=: read -r file line text; do
+  case "$text" in *//*) ;; *) breach "$file:$line: a sleep without a reason" ;; esac
+done < <(grep -nE 'sleep_for|usleep\(|[^_]sleep\(' $(all_sources) /dev/null)
+
+[ "$breaches" = 0 ] || { echo "$breaches breaches"; exit 1; }
+echo "style: no breaches"
