@@ -68,8 +68,7 @@ Result<api::JobSummary> wait_for_job(const Connection& connection, const std::st
         return fail(ErrorCode::kJobState, fmt::format("job {} failed: {}", job, summary.detail));
       return summary;
     }
-    // Polling a person's interface at a person's pace.
-    std::this_thread::sleep_for(std::chrono::milliseconds(200));
+    std::this_thread::sleep_for(std::chrono::milliseconds(200));  // polling at a person's pace
   }
 }
 

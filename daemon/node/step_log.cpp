@@ -1,0 +1,65 @@
+#include "daemon/node/step_log.h"
+
+#include <fmt/format.h>
+
+namespace holdfast::daemon {
+namespace {
+
+constexpr double kSmoothing = 0.1;
+
+std::string prefix(const JobId& job) { return fmt::format("steps/{}/", job.value); }
+std::string key(const JobId& job, Step step) {
+  return fmt::format("{}{:016x}", prefix(job), step.value);
+}
+
+}  // namespace
+
+Result<bool> StepLog::record(const JobId& job, const train::StepDone& step) {
+  if (newest_ && newest_->step == step.step && newest_->made == step.epoch) {
+    ++newest_->lanes;
+    RETURN_IF_ERROR(catalog_.write({{key(job, step.step), to_json_text(*newest_)}},
+                                   storage::Durability::kBuffered));
+    return false;
+  }
+  api::StepRow row;
+  row.step = step.step;
+  row.made = step.epoch;
+  row.lanes = 1;
+  row.loss = step.loss;
+  row.learning_rate = step.learning_rate;
+  row.gradient_norm = step.gradient_norm;
+  row.seconds = step.seconds;
+  row.tokens = step.tokens;
+  row.held_out_loss = step.held_out_loss;
+  const double speed = step.seconds > 0 ? static_cast<double>(step.tokens) / step.seconds : 0;
+  tokens_per_second_ = tokens_per_second_ == 0
+                           ? speed
+                           : (1 - kSmoothing) * tokens_per_second_ + kSmoothing * speed;
+  newest_ = row;
+  RETURN_IF_ERROR(catalog_.write({{key(job, step.step), to_json_text(row)}},
+                                 storage::Durability::kBuffered));
+  return true;
+}
+
+Result<std::vector<api::StepRow>> StepLog::rows(const JobId& job, Step from,
+                                                uint64_t limit) const {
+  ASSIGN_OR_RETURN(const auto entries, catalog_.scan(prefix(job), key(job, from), limit));
+  std::vector<api::StepRow> rows;
+  for (const auto& [name, text] : entries) {
+    ASSIGN_OR_RETURN(rows.emplace_back(), from_json_text<api::StepRow>(text, name));
+  }
+  return rows;
+}
+
+Status StepLog::void_above(const JobId& job, Version base) {
+  newest_.reset();
+  // Step s made version s + 1: rows from step `base` on led past the base.
+  ASSIGN_OR_RETURN(const auto entries,
+                   catalog_.scan(prefix(job), key(job, Step(base.value)), SIZE_MAX));
+  std::vector<storage::Catalog::Write> removals;
+  for (const auto& [name, text] : entries) removals.push_back({name, std::nullopt});
+  if (removals.empty()) return {};
+  return catalog_.write(removals, storage::Durability::kBuffered);
+}
+
+}  // namespace holdfast::daemon

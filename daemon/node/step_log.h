@@ -1,0 +1,40 @@
+// Every finished step of the current history, for people and tests: loss, speed, held-out loss. Lives in
+// the seed's catalog; a step that is computed again replaces its row.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <vector>
+
+#include "base/ids.h"
+#include "base/result.h"
+#include "daemon/control/api.h"
+#include "daemon/coordinator/types.h"
+#include "storage/catalog/catalog.h"
+
+namespace holdfast::daemon {
+
+class StepLog {
+ public:
+  explicit StepLog(storage::Catalog& catalog) : catalog_(catalog) {}
+
+  // All lanes report the same step; the first of a (step, epoch) writes the row, the others are
+  // counted. Returns true when this report completed the step in that epoch for the first time.
+  Result<bool> record(const JobId& job, const train::StepDone& step);
+  // Rows [from, from + limit) in step order.
+  Result<std::vector<api::StepRow>> rows(const JobId& job, Step from, uint64_t limit) const;
+  // Rows above a new base are void until they are computed again.
+  Status void_above(const JobId& job, Version base);
+
+  // The newest row of the running job; nullopt before the first.
+  const std::optional<api::StepRow>& newest() const { return newest_; }
+  double tokens_per_second() const { return tokens_per_second_; }
+
+ private:
+  storage::Catalog& catalog_;
+  std::optional<api::StepRow> newest_;
+  double tokens_per_second_ = 0;  // smoothed over about ten steps
+};
+
+}  // namespace holdfast::daemon
