@@ -1,0 +1,147 @@
+#include "train/model/dispatch.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "base/check.h"
+
+namespace holdfast::train {
+namespace {
+
+// The lane of every slot that holds the expert, ascending.
+std::vector<uint32_t> slots_of(const LayerPlacement& placement, ExpertIndex expert) {
+  std::vector<uint32_t> lanes;
+  for (uint32_t lane = 0; lane < placement.lanes(); ++lane)
+    for (const ExpertIndex held : placement.slots[lane])
+      if (held == expert) lanes.push_back(lane);
+  return lanes;
+}
+
+using Rows = std::vector<std::vector<size_t>>;  // [lane][expert]
+
+// How `count` rows of source lane `source` for one expert are split over the lanes: the replicas take
+// consecutive runs, in the order of their lanes.
+void split_rows(uint32_t count, std::span<const uint32_t> replicas, uint32_t source,
+                bool reproducible, ExpertIndex expert, Rows& rows) {
+  CHECK(!replicas.empty(), "expert {} has no slot", expert.value);
+  const size_t slots = replicas.size();
+  if (reproducible) {
+    rows[replicas[source % slots]][expert.value] += count;
+    return;
+  }
+  for (size_t slot = 0; slot < slots; ++slot)
+    rows[replicas[slot]][expert.value] += (slot + 1) * count / slots - slot * count / slots;
+}
+
+// rows_from_lane_to[source]: [lane][expert]
+std::vector<Rows> split_all(std::span<const uint32_t> counts, size_t experts,
+                            const LayerPlacement& placement, bool reproducible) {
+  const uint32_t lanes = placement.lanes();
+  std::vector<Rows> rows(lanes, Rows(lanes, std::vector<size_t>(experts)));
+  for (uint32_t e = 0; e < experts; ++e) {
+    const std::vector<uint32_t> replicas = slots_of(placement, ExpertIndex(e));
+    for (uint32_t source = 0; source < lanes; ++source)
+      split_rows(counts[source * experts + e], replicas, source, reproducible, ExpertIndex(e),
+                 rows[source]);
+  }
+  return rows;
+}
+
+size_t total(const std::vector<size_t>& rows) {
+  return std::accumulate(rows.begin(), rows.end(), size_t{0});
+}
+
+void plan_source(std::span<const uint32_t> choices, uint32_t top_k, const Rows& rows,
+                 DispatchPlan& plan) {
+  Rows next = rows;  // [lane][expert]: the next row that is sent there
+  size_t row = 0;
+  for (std::vector<size_t>& of_lane : next) {
+    plan.sent_rows.push_back(total(of_lane));
+    for (size_t& of_expert : of_lane) row += std::exchange(of_expert, row);
+  }
+  CHECK(row == choices.size(), "{} rows for {} choices", row, choices.size());
+  plan.row_of_choice.resize(choices.size());
+  plan.token_of_row.resize(choices.size());
+  std::vector<uint32_t> lane(rows.front().size());  // [expert]: the lane that takes its next row
+  std::vector<size_t> taken(rows.front().size());   // [expert]: rows that lane has already
+  for (size_t i = 0; i < choices.size(); ++i) {
+    const uint32_t e = choices[i];
+    for (; taken[e] == rows[lane[e]][e]; taken[e] = 0) ++lane[e];
+    ++taken[e];
+    const size_t to = next[lane[e]][e]++;
+    plan.row_of_choice[i] = static_cast<uint32_t>(to);
+    plan.token_of_row[to] = static_cast<uint32_t>(i / top_k);
+  }
+}
+
+void plan_host(const std::vector<Rows>& rows, DispatchRule rule, DispatchPlan& plan) {
+  const size_t experts = rows.front().front().size();
+  Rows begin(rows.size(), std::vector<size_t>(experts));  // [source][expert], in expert order
+  size_t place = 0;
+  for (uint32_t e = 0; e < experts; ++e) {
+    const size_t first = place;
+    for (size_t source = 0; source < rows.size(); ++source) {
+      const size_t count = rows[source][rule.lane][e];
+      begin[source][e] = place;
+      if (rule.reproducible && count > 0) plan.products.push_back({ExpertIndex(e), place, count});
+      place += count;
+    }
+    if (!rule.reproducible && place > first)
+      plan.products.push_back({ExpertIndex(e), first, place - first});
+  }
+  plan.place_of_row.reserve(place);
+  for (size_t source = 0; source < rows.size(); ++source) {
+    plan.received_rows.push_back(total(rows[source][rule.lane]));
+    for (size_t e = 0; e < experts; ++e)
+      for (size_t i = 0; i < rows[source][rule.lane][e]; ++i)
+        plan.place_of_row.push_back(static_cast<uint32_t>(begin[source][e] + i));
+  }
+}
+
+std::vector<size_t> bytes_of(std::span<const size_t> rows, size_t row_bytes) {
+  std::vector<size_t> bytes(rows.begin(), rows.end());
+  for (size_t& count : bytes) count *= row_bytes;
+  return bytes;
+}
+
+}  // namespace
+
+DispatchPlan plan_dispatch(std::span<const uint32_t> choices, uint32_t top_k,
+                           std::span<const uint32_t> counts, const LayerPlacement& placement,
+                           DispatchRule rule) {
+  const uint32_t lanes = placement.lanes();
+  CHECK(rule.lane < lanes && counts.size() % lanes == 0, "lane {} of {}, {} counts", rule.lane,
+        lanes, counts.size());
+  const std::vector<Rows> rows =
+      split_all(counts, counts.size() / lanes, placement, rule.reproducible);
+  DispatchPlan plan;
+  plan_source(choices, top_k, rows[rule.lane], plan);
+  plan_host(rows, rule, plan);
+  return plan;
+}
+
+Result<std::vector<uint32_t>> gather_counts(Communicator& comm, std::span<const uint32_t> counts) {
+  std::vector<uint32_t> all(counts.size() * comm.size());
+  const std::vector<size_t> bytes(comm.size(), counts.size_bytes());
+  RETURN_IF_ERROR(comm.all_gather(std::as_bytes(counts), std::as_writable_bytes(std::span(all)),
+                                  bytes));
+  return all;
+}
+
+template <class T>
+Status exchange_rows(Communicator& comm, size_t width, std::span<const size_t> send_rows,
+                     std::span<const T> send, std::span<const size_t> receive_rows,
+                     std::span<T> receive) {
+  return comm.all_to_all(std::as_bytes(send), bytes_of(send_rows, width * sizeof(T)),
+                         std::as_writable_bytes(receive),
+                         bytes_of(receive_rows, width * sizeof(T)));
+}
+
+template Status exchange_rows<float>(Communicator&, size_t, std::span<const size_t>,
+                                     std::span<const float>, std::span<const size_t>,
+                                     std::span<float>);
+template Status exchange_rows<double>(Communicator&, size_t, std::span<const size_t>,
+                                      std::span<const double>, std::span<const size_t>,
+                                      std::span<double>);
+
+}  // namespace holdfast::train
