@@ -89,9 +89,9 @@ void attention_input_gradient(AttentionShape shape, const T* dout_NHA, const T* 
   });
 }
 
-#define INSTANTIATE(T)                                                                          \
-  template void attention<T>(AttentionShape, const T*, const T*, const T*, T*, T*);             \
-  template void attention_input_gradient<T>(AttentionShape, const T*, const T*, const T*,       \
+#define INSTANTIATE(T)                                                                    \
+  template void attention<T>(AttentionShape, const T*, const T*, const T*, T*, T*);       \
+  template void attention_input_gradient<T>(AttentionShape, const T*, const T*, const T*, \
                                             const T*, const T*, T*, T*, T*);
 INSTANTIATE(float)
 INSTANTIATE(double)

@@ -27,8 +27,8 @@ void cross_entropy_input_gradient(RowShape shape, const int32_t* targets_N, doub
   }
 }
 
-#define INSTANTIATE(T)                                                                          \
-  template double cross_entropy<T>(RowShape, const int32_t*, T*);                               \
+#define INSTANTIATE(T)                                            \
+  template double cross_entropy<T>(RowShape, const int32_t*, T*); \
   template void cross_entropy_input_gradient<T>(RowShape, const int32_t*, double, T*);
 INSTANTIATE(float)
 INSTANTIATE(double)

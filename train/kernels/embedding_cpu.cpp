@@ -21,8 +21,8 @@ void embedding_weight_gradient(RowShape shape, const int32_t* tokens_N, const T*
   }
 }
 
-#define INSTANTIATE(T)                                                                          \
-  template void embedding<T>(RowShape, const int32_t*, const T*, T*);                           \
+#define INSTANTIATE(T)                                                \
+  template void embedding<T>(RowShape, const int32_t*, const T*, T*); \
   template void embedding_weight_gradient<T>(RowShape, const int32_t*, const T*, T*);
 INSTANTIATE(float)
 INSTANTIATE(double)

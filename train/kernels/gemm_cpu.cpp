@@ -51,8 +51,8 @@ void gemm(size_t m, size_t n, size_t k, T scale, MatrixIn<T> a, MatrixIn<T> b, I
 
 template <class T>
 void linear(LinearShape shape, const T* x_NI, const T* w_OI, Into into, T* y_NO) {
-  gemm<T>(shape.rows, shape.out, shape.in, T{1}, {x_NI, shape.in},
-          {w_OI, shape.in, Op::kTranspose}, into, {y_NO, shape.out});
+  gemm<T>(shape.rows, shape.out, shape.in, T{1}, {x_NI, shape.in}, {w_OI, shape.in, Op::kTranspose},
+          into, {y_NO, shape.out});
 }
 
 template <class T>
@@ -67,11 +67,10 @@ void linear_weight_gradient(LinearShape shape, const T* dy_NO, const T* x_NI, T*
           {x_NI, shape.in}, Into::kAdd, {dw_OI, shape.in});
 }
 
-#define INSTANTIATE(T)                                                                          \
-  template void gemm<T>(size_t, size_t, size_t, T, MatrixIn<T>, MatrixIn<T>, Into,              \
-                        MatrixOut<T>);                                                          \
-  template void linear<T>(LinearShape, const T*, const T*, Into, T*);                           \
-  template void linear_input_gradient<T>(LinearShape, const T*, const T*, Into, T*);            \
+#define INSTANTIATE(T)                                                                            \
+  template void gemm<T>(size_t, size_t, size_t, T, MatrixIn<T>, MatrixIn<T>, Into, MatrixOut<T>); \
+  template void linear<T>(LinearShape, const T*, const T*, Into, T*);                             \
+  template void linear_input_gradient<T>(LinearShape, const T*, const T*, Into, T*);              \
   template void linear_weight_gradient<T>(LinearShape, const T*, const T*, T*);
 INSTANTIATE(float)
 INSTANTIATE(double)

@@ -4,8 +4,8 @@
 //
 // Suffixes of pointers are shapes, row-major:
 //   N tokens of a micro-batch (B sequences of T)   D width of the model    V vocabulary
-//   H query heads, G key/value heads, A head width E experts, K top_k      F hidden width of an expert
-//   R rows that were sent or received              X any width
+//   H query heads, G key/value heads, A head width E experts, K top_k      F hidden width of an
+//   expert R rows that were sent or received              X any width
 // Every operation is instantiated for float and double; N, R = 0 are allowed everywhere.
 #pragma once
 
@@ -32,8 +32,8 @@ template <class T>
 void rms_norm_input_gradient(RowShape shape, const T* dy_ND, const T* x_ND, const T* weight_D,
                              const T* inverse_rms_N, T* dx_ND);
 template <class T>
-void rms_norm_weight_gradient(RowShape shape, const T* dy_ND, const T* x_ND,
-                              const T* inverse_rms_N, T* dweight_D);
+void rms_norm_weight_gradient(RowShape shape, const T* dy_ND, const T* x_ND, const T* inverse_rms_N,
+                              T* dweight_D);
 
 // ---- rotary positions, half rotation: pairs are (a, a + A/2), as in Mixtral -------------------
 
@@ -105,8 +105,9 @@ void route(RouterShape shape, T* probabilities_NE, T* logsumexp_N, uint32_t* cho
            T* gates_NK);
 
 struct RouterLosses {
-  double load_balance = 0;  // E sum_e f_e P_e (Switch, arXiv 2101.03961, eq. 4); f_e over all choices
-  double z = 0;             // mean of logsumexp^2 (ST-MoE, arXiv 2202.08906, eq. 5)
+  double load_balance =
+      0;         // E sum_e f_e P_e (Switch, arXiv 2101.03961, eq. 4); f_e over all choices
+  double z = 0;  // mean of logsumexp^2 (ST-MoE, arXiv 2202.08906, eq. 5)
 };
 // counts_E: how many choices fell on each expert. Unweighted; 0 without tokens.
 template <class T>

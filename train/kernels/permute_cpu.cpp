@@ -53,12 +53,12 @@ void dispatch_input_gradient(CombineShape shape, const uint32_t* row_NK, const T
   }
 }
 
-#define INSTANTIATE(T)                                                                          \
-  template void gather_rows<T>(RowShape, const uint32_t*, const T*, T*);                        \
-  template void scatter_rows<T>(RowShape, const uint32_t*, const T*, T*);                       \
-  template void combine<T>(CombineShape, const uint32_t*, const T*, const T*, T*);              \
-  template void combine_input_gradient<T>(CombineShape, const uint32_t*, const T*, const T*,    \
-                                          const T*, T*, T*);                                    \
+#define INSTANTIATE(T)                                                                       \
+  template void gather_rows<T>(RowShape, const uint32_t*, const T*, T*);                     \
+  template void scatter_rows<T>(RowShape, const uint32_t*, const T*, T*);                    \
+  template void combine<T>(CombineShape, const uint32_t*, const T*, const T*, T*);           \
+  template void combine_input_gradient<T>(CombineShape, const uint32_t*, const T*, const T*, \
+                                          const T*, T*, T*);                                 \
   template void dispatch_input_gradient<T>(CombineShape, const uint32_t*, const T*, T*);
 INSTANTIATE(float)
 INSTANTIATE(double)

@@ -35,8 +35,8 @@ void rms_norm_input_gradient(RowShape shape, const T* dy_ND, const T* x_ND, cons
 }
 
 template <class T>
-void rms_norm_weight_gradient(RowShape shape, const T* dy_ND, const T* x_ND,
-                              const T* inverse_rms_N, T* dweight_D) {
+void rms_norm_weight_gradient(RowShape shape, const T* dy_ND, const T* x_ND, const T* inverse_rms_N,
+                              T* dweight_D) {
   const size_t width = shape.width;
   for (size_t n = 0; n < shape.rows; ++n) {
     const T* dy = dy_ND + n * width;
@@ -46,10 +46,9 @@ void rms_norm_weight_gradient(RowShape shape, const T* dy_ND, const T* x_ND,
   }
 }
 
-#define INSTANTIATE(T)                                                                          \
-  template void rms_norm<T>(RowShape, const T*, const T*, double, T*, T*);                      \
-  template void rms_norm_input_gradient<T>(RowShape, const T*, const T*, const T*, const T*,    \
-                                           T*);                                                 \
+#define INSTANTIATE(T)                                                                            \
+  template void rms_norm<T>(RowShape, const T*, const T*, double, T*, T*);                        \
+  template void rms_norm_input_gradient<T>(RowShape, const T*, const T*, const T*, const T*, T*); \
   template void rms_norm_weight_gradient<T>(RowShape, const T*, const T*, const T*, T*);
 INSTANTIATE(float)
 INSTANTIATE(double)

@@ -31,10 +31,7 @@ void rotate(RowShape shape, size_t context, const RotaryTable<T>& table, T direc
 
 template <class T>
 RotaryTable<T>::RotaryTable(size_t context, size_t head_width, double theta)
-    : context_(context),
-      half_(head_width / 2),
-      cosine_(context * half_),
-      sine_(context * half_) {
+    : context_(context), half_(head_width / 2), cosine_(context * half_), sine_(context * half_) {
   CHECK(head_width % 2 == 0 && head_width > 0);
   for (size_t position = 0; position < context; ++position) {
     for (size_t a = 0; a < half_; ++a) {
@@ -52,14 +49,13 @@ void rotary(RowShape shape, size_t context, const RotaryTable<T>& table, T* x_NH
 }
 
 template <class T>
-void rotary_input_gradient(RowShape shape, size_t context, const RotaryTable<T>& table,
-                           T* dx_NHA) {
+void rotary_input_gradient(RowShape shape, size_t context, const RotaryTable<T>& table, T* dx_NHA) {
   rotate(shape, context, table, T{-1}, dx_NHA);
 }
 
-#define INSTANTIATE(T)                                                                          \
-  template class RotaryTable<T>;                                                                \
-  template void rotary<T>(RowShape, size_t, const RotaryTable<T>&, T*);                         \
+#define INSTANTIATE(T)                                                  \
+  template class RotaryTable<T>;                                        \
+  template void rotary<T>(RowShape, size_t, const RotaryTable<T>&, T*); \
   template void rotary_input_gradient<T>(RowShape, size_t, const RotaryTable<T>&, T*);
 INSTANTIATE(float)
 INSTANTIATE(double)

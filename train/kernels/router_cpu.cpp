@@ -90,8 +90,8 @@ void router_input_gradient(RouterShape shape, const T* probabilities_NE, const T
   std::vector<T> dbalance_E(shape.experts);  // the same for every token
   for (size_t e = 0; e < shape.experts; ++e) {
     const double share = counts_E[e] / (tokens * static_cast<double>(shape.top_k));
-    dbalance_E[e] = static_cast<T>(scale.load_balance * static_cast<double>(shape.experts) *
-                                   share / tokens);
+    dbalance_E[e] =
+        static_cast<T>(scale.load_balance * static_cast<double>(shape.experts) * share / tokens);
   }
   const T dz = static_cast<T>(2.0 * scale.z / tokens);
   for (size_t n = 0; n < shape.tokens; ++n) {
@@ -101,17 +101,16 @@ void router_input_gradient(RouterShape shape, const T* probabilities_NE, const T
     std::copy(dbalance_E.begin(), dbalance_E.end(), d);
     add_gate_gradients(shape.top_k, p, choices_NK + k, gates_NK + k, dgates_NK + k, d);
     const T mean = dot(shape.experts, p, d);
-    for (size_t e = 0; e < shape.experts; ++e)
-      d[e] = p[e] * (d[e] - mean + dz * logsumexp_N[n]);
+    for (size_t e = 0; e < shape.experts; ++e) d[e] = p[e] * (d[e] - mean + dz * logsumexp_N[n]);
   }
 }
 
-#define INSTANTIATE(T)                                                                          \
-  template void route<T>(RouterShape, T*, T*, uint32_t*, T*);                                   \
-  template RouterLosses router_losses<T>(RouterShape, const T*, const T*,                       \
-                                         std::span<const uint32_t>);                            \
-  template void router_input_gradient<T>(RouterShape, const T*, const T*, const uint32_t*,      \
-                                         const T*, const T*, std::span<const uint32_t>,         \
+#define INSTANTIATE(T)                                                                     \
+  template void route<T>(RouterShape, T*, T*, uint32_t*, T*);                              \
+  template RouterLosses router_losses<T>(RouterShape, const T*, const T*,                  \
+                                         std::span<const uint32_t>);                       \
+  template void router_input_gradient<T>(RouterShape, const T*, const T*, const uint32_t*, \
+                                         const T*, const T*, std::span<const uint32_t>,    \
                                          RouterLosses, T*);
 INSTANTIATE(float)
 INSTANTIATE(double)

@@ -7,8 +7,8 @@
 
 namespace holdfast::train::kernels {
 
-// The sum of term(0) .. term(n - 1) as 16 partial sums: an order that is fixed and that the compiler
-// can vectorise without being allowed to reassociate.
+// The sum of term(0) .. term(n - 1) as 16 partial sums: an order that is fixed and that the
+// compiler can vectorise without being allowed to reassociate.
 template <class T, class Term>
 inline T row_sum(size_t n, Term term) {
   constexpr size_t kPartials = 16;

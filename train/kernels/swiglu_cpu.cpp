@@ -28,8 +28,8 @@ void swiglu_input_gradient(size_t elements, const T* dhidden, T* gate, T* up) {
   }
 }
 
-#define INSTANTIATE(T)                                                                          \
-  template void swiglu<T>(size_t, const T*, const T*, T*);                                      \
+#define INSTANTIATE(T)                                     \
+  template void swiglu<T>(size_t, const T*, const T*, T*); \
   template void swiglu_input_gradient<T>(size_t, const T*, T*, T*);
 INSTANTIATE(float)
 INSTANTIATE(double)

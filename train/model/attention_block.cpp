@@ -61,23 +61,23 @@ void attention_input_gradient(const AttentionSizes& sizes, const kernels::Rotary
 
   kernels::linear_input_gradient(shapes.full, residual_ND, weights.wo, Into::kOverwrite,
                                  scratch.data());
-  kernels::attention_input_gradient<T>(
-      sizes.shape, scratch.data(), stash.q_NHA.data(), stash.k_NGA.data(), stash.v_NGA.data(),
-      stash.probabilities_BHTT.data(), stash.dq_NHA.data(), stash.dk_NGA.data(),
-      stash.dv_NGA.data());
+  kernels::attention_input_gradient<T>(sizes.shape, scratch.data(), stash.q_NHA.data(),
+                                       stash.k_NGA.data(), stash.v_NGA.data(),
+                                       stash.probabilities_BHTT.data(), stash.dq_NHA.data(),
+                                       stash.dk_NGA.data(), stash.dv_NGA.data());
   kernels::rotary_input_gradient({n, sizes.width()}, sizes.shape.context, rotary,
                                  stash.dq_NHA.data());
   kernels::rotary_input_gradient({n, sizes.kv_width()}, sizes.shape.context, rotary,
                                  stash.dk_NGA.data());
   T* dnormed = stash.dnormed_ND.data();
-  kernels::linear_input_gradient<T>(shapes.full, stash.dq_NHA.data(), weights.wq,
-                                    Into::kOverwrite, dnormed);
+  kernels::linear_input_gradient<T>(shapes.full, stash.dq_NHA.data(), weights.wq, Into::kOverwrite,
+                                    dnormed);
   kernels::linear_input_gradient<T>(shapes.kv, stash.dk_NGA.data(), weights.wk, Into::kAdd,
                                     dnormed);
   kernels::linear_input_gradient<T>(shapes.kv, stash.dv_NGA.data(), weights.wv, Into::kAdd,
                                     dnormed);
-  kernels::rms_norm_input_gradient<T>({n, sizes.width()}, dnormed, stash.x_ND.data(),
-                                      weights.norm, stash.inverse_rms_N.data(), residual_ND);
+  kernels::rms_norm_input_gradient<T>({n, sizes.width()}, dnormed, stash.x_ND.data(), weights.norm,
+                                      stash.inverse_rms_N.data(), residual_ND);
 }
 
 template <class T>
@@ -86,23 +86,21 @@ void attention_weight_gradient(const AttentionSizes& sizes, const AttentionStash
   const Linears shapes = linears(sizes);
   const T* normed = stash.normed_ND.data();
   kernels::rms_norm_weight_gradient({sizes.tokens(), sizes.width()}, stash.dnormed_ND.data(),
-                                    stash.x_ND.data(), stash.inverse_rms_N.data(),
-                                    gradients.norm);
+                                    stash.x_ND.data(), stash.inverse_rms_N.data(), gradients.norm);
   kernels::linear_weight_gradient(shapes.full, stash.dq_NHA.data(), normed, gradients.wq);
   kernels::linear_weight_gradient(shapes.kv, stash.dk_NGA.data(), normed, gradients.wk);
   kernels::linear_weight_gradient(shapes.kv, stash.dv_NGA.data(), normed, gradients.wv);
-  kernels::linear_weight_gradient(shapes.full, stash.dprojected_ND.data(),
-                                  stash.heads_ND.data(), gradients.wo);
+  kernels::linear_weight_gradient(shapes.full, stash.dprojected_ND.data(), stash.heads_ND.data(),
+                                  gradients.wo);
 }
 
-#define INSTANTIATE(T)                                                                          \
-  template void attention_forward<T>(const AttentionSizes&, const kernels::RotaryTable<T>&,     \
-                                     const AttentionTensors<const T*>&, AttentionStash<T>&,     \
-                                     T*);                                                       \
-  template void attention_input_gradient<T>(                                                    \
-      const AttentionSizes&, const kernels::RotaryTable<T>&, const AttentionTensors<const T*>&, \
-      AttentionStash<T>&, Buffer<T>&, T*);                                                      \
-  template void attention_weight_gradient<T>(const AttentionSizes&, const AttentionStash<T>&,   \
+#define INSTANTIATE(T)                                                                             \
+  template void attention_forward<T>(const AttentionSizes&, const kernels::RotaryTable<T>&,        \
+                                     const AttentionTensors<const T*>&, AttentionStash<T>&, T*);   \
+  template void attention_input_gradient<T>(const AttentionSizes&, const kernels::RotaryTable<T>&, \
+                                            const AttentionTensors<const T*>&, AttentionStash<T>&, \
+                                            Buffer<T>&, T*);                                       \
+  template void attention_weight_gradient<T>(const AttentionSizes&, const AttentionStash<T>&,      \
                                              const AttentionTensors<T*>&);
 INSTANTIATE(float)
 INSTANTIATE(double)

@@ -19,8 +19,8 @@ std::vector<uint32_t> slots_of(const LayerPlacement& placement, ExpertIndex expe
 
 using Rows = std::vector<std::vector<size_t>>;  // [lane][expert]
 
-// How `count` rows of source lane `source` for one expert are split over the lanes: the replicas take
-// consecutive runs, in the order of their lanes.
+// How `count` rows of source lane `source` for one expert are split over the lanes: the replicas
+// take consecutive runs, in the order of their lanes.
 void split_rows(uint32_t count, std::span<const uint32_t> replicas, uint32_t source,
                 bool reproducible, ExpertIndex expert, Rows& rows) {
   CHECK(!replicas.empty(), "expert {} has no slot", expert.value);
@@ -123,8 +123,8 @@ DispatchPlan plan_dispatch(std::span<const uint32_t> choices, uint32_t top_k,
 Result<std::vector<uint32_t>> gather_counts(Communicator& comm, std::span<const uint32_t> counts) {
   std::vector<uint32_t> all(counts.size() * comm.size());
   const std::vector<size_t> bytes(comm.size(), counts.size_bytes());
-  RETURN_IF_ERROR(comm.all_gather(std::as_bytes(counts), std::as_writable_bytes(std::span(all)),
-                                  bytes));
+  RETURN_IF_ERROR(
+      comm.all_gather(std::as_bytes(counts), std::as_writable_bytes(std::span(all)), bytes));
   return all;
 }
 

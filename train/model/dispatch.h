@@ -2,8 +2,8 @@
 // the lanes whose slots hold their experts; there the rows are put into expert order, so that each
 // expert computes as few products as the mode allows.
 //
-// The plan is a pure function of the choices of this lane, the counts of all lanes and the placement;
-// it is kept in the stash, and I takes the same way as F.
+// The plan is a pure function of the choices of this lane, the counts of all lanes and the
+// placement; it is kept in the stash, and I takes the same way as F.
 #pragma once
 
 #include <cstddef>
@@ -32,9 +32,9 @@ struct DispatchPlan {
   std::vector<uint32_t> token_of_row;   // [sent]
   std::vector<size_t> sent_rows;        // [lane]
   // As the host: rows arrive by source lane, then expert, and are computed by expert, then lane.
-  std::vector<size_t> received_rows;    // [lane]
-  std::vector<uint32_t> place_of_row;   // [received]: where a received row lies in expert order
-  std::vector<ExpertRows> products;     // expert order; none is empty
+  std::vector<size_t> received_rows;   // [lane]
+  std::vector<uint32_t> place_of_row;  // [received]: where a received row lies in expert order
+  std::vector<ExpertRows> products;    // expert order; none is empty
 
   size_t sent() const { return token_of_row.size(); }
   size_t received() const { return place_of_row.size(); }

@@ -78,14 +78,14 @@ Status experts_weight_gradient(ExpertSizes sizes, std::span<const ExpertRows> pr
   return {};
 }
 
-#define INSTANTIATE(T)                                                                           \
-  template void experts_forward<T>(ExpertSizes, std::span<const ExpertRows>, const ExpertGroup&, \
-                                   const Weights<T>&, ExpertStash<T>&, T*);                      \
-  template void experts_input_gradient<T>(ExpertSizes, std::span<const ExpertRows>,              \
-                                          const ExpertGroup&, const Weights<T>&,                 \
-                                          ExpertStash<T>&, Buffer<T>&, T*);                      \
-  template Status experts_weight_gradient<T>(ExpertSizes, std::span<const ExpertRows>,           \
-                                             const ExpertGroup&, const ExpertStash<T>&,          \
+#define INSTANTIATE(T)                                                                            \
+  template void experts_forward<T>(ExpertSizes, std::span<const ExpertRows>, const ExpertGroup&,  \
+                                   const Weights<T>&, ExpertStash<T>&, T*);                       \
+  template void experts_input_gradient<T>(ExpertSizes, std::span<const ExpertRows>,               \
+                                          const ExpertGroup&, const Weights<T>&, ExpertStash<T>&, \
+                                          Buffer<T>&, T*);                                        \
+  template Status experts_weight_gradient<T>(ExpertSizes, std::span<const ExpertRows>,            \
+                                             const ExpertGroup&, const ExpertStash<T>&,           \
                                              GradientSink<T>&);
 INSTANTIATE(float)
 INSTANTIATE(double)

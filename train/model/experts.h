@@ -1,5 +1,6 @@
-// The experts of one layer that this lane hosts, over the rows that the group sent here. One product
-// per ExpertRows; what F and I keep lies here, on the host. Shapes as in train/kernels/ops.h.
+// The experts of one layer that this lane hosts, over the rows that the group sent here. One
+// product per ExpertRows; what F and I keep lies here, on the host. Shapes as in
+// train/kernels/ops.h.
 #pragma once
 
 #include <functional>

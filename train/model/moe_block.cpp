@@ -51,8 +51,8 @@ RouterLosses choose_experts(const MoeSizes& sizes, const RouterTensors<const T*>
   stash.gates_NK.resize(n * top_k);
   kernels::rms_norm<T>(sizes.rows(), stash.x_ND.data(), weights.norm, sizes.norm_epsilon,
                        stash.inverse_rms_N.data(), stash.normed_ND.data());
-  kernels::linear<T>(router_linear(sizes), stash.normed_ND.data(), weights.router,
-                     Into::kOverwrite, stash.probabilities_NE.data());
+  kernels::linear<T>(router_linear(sizes), stash.normed_ND.data(), weights.router, Into::kOverwrite,
+                     stash.probabilities_NE.data());
   kernels::route<T>(sizes.router, stash.probabilities_NE.data(), stash.logsumexp_N.data(),
                     stash.choices_NK.data(), stash.gates_NK.data());
   stash.counts_E.assign(experts, 0);
@@ -122,8 +122,8 @@ Status moe_input_gradient(const MoeSizes& sizes, const MoeLayer<T>& layer, MoeSt
                                       scratch.sent_RD.data(), stash.dnormed_ND.data());
   kernels::router_input_gradient<T>(sizes.router, stash.probabilities_NE.data(),
                                     stash.logsumexp_N.data(), stash.choices_NK.data(),
-                                    stash.gates_NK.data(), scratch.dgates_NK.data(),
-                                    stash.counts_E, sizes.loss_weights, stash.dlogits_NE.data());
+                                    stash.gates_NK.data(), scratch.dgates_NK.data(), stash.counts_E,
+                                    sizes.loss_weights, stash.dlogits_NE.data());
   kernels::linear_input_gradient<T>(router_linear(sizes), stash.dlogits_NE.data(),
                                     layer.router.router, Into::kAdd, stash.dnormed_ND.data());
   kernels::rms_norm_input_gradient<T>(sizes.rows(), stash.dnormed_ND.data(), stash.x_ND.data(),
@@ -140,12 +140,12 @@ void router_weight_gradient(const MoeSizes& sizes, const MoeStash<T>& stash,
                                      stash.normed_ND.data(), gradients.router);
 }
 
-#define INSTANTIATE(T)                                                                          \
-  template Result<RouterLosses> moe_forward<T>(const MoeSizes&, const MoeLayer<T>&,             \
-                                               MoeStash<T>&, MoeScratch<T>&, T*);               \
-  template Status moe_input_gradient<T>(const MoeSizes&, const MoeLayer<T>&, MoeStash<T>&,      \
-                                        MoeScratch<T>&, T*);                                    \
-  template void router_weight_gradient<T>(const MoeSizes&, const MoeStash<T>&,                  \
+#define INSTANTIATE(T)                                                                            \
+  template Result<RouterLosses> moe_forward<T>(const MoeSizes&, const MoeLayer<T>&, MoeStash<T>&, \
+                                               MoeScratch<T>&, T*);                               \
+  template Status moe_input_gradient<T>(const MoeSizes&, const MoeLayer<T>&, MoeStash<T>&,        \
+                                        MoeScratch<T>&, T*);                                      \
+  template void router_weight_gradient<T>(const MoeSizes&, const MoeStash<T>&,                    \
                                           const RouterTensors<T*>&);
 INSTANTIATE(float)
 INSTANTIATE(double)

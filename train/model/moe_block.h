@@ -1,6 +1,6 @@
 // The mixture-of-experts half of a block: x + sum_k gate_k expert_k(norm(x)). F and I talk to the
-// group: every lane calls them together, a lane without a micro-batch with zero tokens. Shapes as in
-// train/kernels/ops.h.
+// group: every lane calls them together, a lane without a micro-batch with zero tokens. Shapes as
+// in train/kernels/ops.h.
 #pragma once
 
 #include "train/kernels/ops.h"

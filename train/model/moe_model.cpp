@@ -126,8 +126,8 @@ void MoeModel<T>::Impl::forward_head(StashImpl<T>& stash, const Weights<T>& weig
   s.normed_ND.resize(n * config.width);
   s.probabilities_NV.resize(n * config.vocabulary);
   const HeadTensors<const T*> w = head(weights);
-  kernels::rms_norm<T>(rows(n), s.x_ND.data(), w.norm, config.norm_epsilon,
-                       s.inverse_rms_N.data(), s.normed_ND.data());
+  kernels::rms_norm<T>(rows(n), s.x_ND.data(), w.norm, config.norm_epsilon, s.inverse_rms_N.data(),
+                       s.normed_ND.data());
   kernels::linear<T>(output(n), s.normed_ND.data(), w.output, kernels::Into::kOverwrite,
                      s.probabilities_NV.data());
   stash.losses.cross_entropy = kernels::cross_entropy<T>(

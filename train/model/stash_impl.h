@@ -1,4 +1,5 @@
-// What F keeps of one micro-batch on its lane, and how the memory of one is used again for the next.
+// What F keeps of one micro-batch on its lane, and how the memory of one is used again for the
+// next.
 #pragma once
 
 #include <memory>

@@ -1,5 +1,5 @@
-// Room for one tensor: aligned for vector units, uninitialised, and kept when it is made smaller, so
-// that a buffer that is used again every micro-batch is allocated once.
+// Room for one tensor: aligned for vector units, uninitialised, and kept when it is made smaller,
+// so that a buffer that is used again every micro-batch is allocated once.
 #pragma once
 
 #include <algorithm>

@@ -14,9 +14,9 @@ class Attention : public testing::TestWithParam<AttentionShape> {
  protected:
   AttentionShape s = GetParam();
   size_t tokens = s.sequences * s.context;
-  Values q = random_values(1, tokens * s.heads * s.head_width);
-  Values k = random_values(2, tokens * s.kv_heads * s.head_width);
-  Values v = random_values(3, tokens * s.kv_heads * s.head_width);
+  Values q = random_values(1, tokens* s.heads* s.head_width);
+  Values k = random_values(2, tokens* s.kv_heads* s.head_width);
+  Values v = random_values(3, tokens* s.kv_heads* s.head_width);
   Values probabilities = Values(s.probabilities());
   Values out = Values(q.size());
 
@@ -25,7 +25,8 @@ class Attention : public testing::TestWithParam<AttentionShape> {
   }
 };
 INSTANTIATE_TEST_SUITE_P(Shapes, Attention,
-                         testing::Values(AttentionShape{1, 1, 1, 1, 2}, AttentionShape{2, 5, 4, 2, 4},
+                         testing::Values(AttentionShape{1, 1, 1, 1, 2},
+                                         AttentionShape{2, 5, 4, 2, 4},
                                          AttentionShape{1, 7, 3, 1, 6},
                                          AttentionShape{2, 4, 2, 2, 2},
                                          AttentionShape{0, 4, 2, 2, 2}));

@@ -34,8 +34,8 @@ TEST_P(Rows, RmsNormGradientsMatchFiniteDifferences) {
   };
   loss();
   Values dx(rows * width, 0.25);  // what the residual connection brought
-  kernels::rms_norm_input_gradient(shape, along.data(), x.data(), weight.data(),
-                                   inverse_rms.data(), dx.data());
+  kernels::rms_norm_input_gradient(shape, along.data(), x.data(), weight.data(), inverse_rms.data(),
+                                   dx.data());
   for (double& value : dx) value -= 0.25;
   Values dweight(width, 0.5);  // what earlier micro-batches brought
   kernels::rms_norm_weight_gradient(shape, along.data(), x.data(), inverse_rms.data(),

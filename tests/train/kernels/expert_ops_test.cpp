@@ -1,4 +1,5 @@
-// Router, dispatch, combine and SwiGLU: what they compute, and their backward by finite differences.
+// Router, dispatch, combine and SwiGLU: what they compute, and their backward by finite
+// differences.
 #include <gtest/gtest.h>
 
 #include <numeric>
@@ -42,8 +43,7 @@ struct Routed {
 };
 Routed route(RouterShape shape, const Values& logits) {
   Routed r{logits, Values(shape.tokens), Values(shape.tokens * shape.top_k),
-           std::vector<uint32_t>(shape.tokens * shape.top_k),
-           std::vector<uint32_t>(shape.experts)};
+           std::vector<uint32_t>(shape.tokens * shape.top_k), std::vector<uint32_t>(shape.experts)};
   kernels::route(shape, r.probabilities.data(), r.logsumexp.data(), r.choices.data(),
                  r.gates.data());
   for (const uint32_t choice : r.choices) ++r.counts[choice];
@@ -67,8 +67,8 @@ TEST(Router, ASingleChoiceKeepsItsProbabilityAsGate) {
 TEST(Router, LossesAreOneWhenBalancedAndZeroWithoutTokens) {
   const RouterShape shape{4, 4, 1};
   Routed r = route(shape, {9, 0, 0, 0, 0, 9, 0, 0, 0, 0, 9, 0, 0, 0, 0, 9});
-  const auto losses = kernels::router_losses(shape, r.probabilities.data(), r.logsumexp.data(),
-                                             r.counts);
+  const auto losses =
+      kernels::router_losses(shape, r.probabilities.data(), r.logsumexp.data(), r.counts);
   EXPECT_NEAR(losses.load_balance, 1.0, 1e-12);
   EXPECT_NEAR(losses.z, r.logsumexp[0] * r.logsumexp[0], 1e-9);
   r.counts.assign(4, 0);
@@ -91,8 +91,8 @@ TEST_P(RouterGradient, MatchesFiniteDifferencesWithTheChoiceFrozen) {
   const auto loss = [&] {
     const Routed r = route(shape, logits);
     EXPECT_EQ(r.choices, at.choices) << "the perturbation flipped a choice; take another seed";
-    const auto losses = kernels::router_losses(shape, r.probabilities.data(), r.logsumexp.data(),
-                                               r.counts);
+    const auto losses =
+        kernels::router_losses(shape, r.probabilities.data(), r.logsumexp.data(), r.counts);
     return weighted_sum(r.gates, along) + 0.3 * losses.load_balance + 0.2 * losses.z;
   };
   Values dlogits(logits.size(), 7.0);

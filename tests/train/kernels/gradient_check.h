@@ -1,4 +1,5 @@
-// Finite differences in double precision: a gradient that was computed against one that was measured.
+// Finite differences in double precision: a gradient that was computed against one that was
+// measured.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -28,9 +29,9 @@ inline double weighted_sum(std::span<const double> y, std::span<const double> we
 }
 
 // `gradient` of `loss` by x, which `loss` reads: every element, or about `limit` spread evenly.
-inline void expect_gradient(const char* what, std::span<double> x,
-                            std::span<const double> gradient, const std::function<double()>& loss,
-                            size_t limit = 400, double tolerance = 1e-6) {
+inline void expect_gradient(const char* what, std::span<double> x, std::span<const double> gradient,
+                            const std::function<double()>& loss, size_t limit = 400,
+                            double tolerance = 1e-6) {
   ASSERT_EQ(x.size(), gradient.size()) << what;
   const double h = 1e-5;
   const size_t stride = x.size() / limit + 1;

@@ -1,0 +1,141 @@
+// The plan of dispatch and combine: every choice reaches a lane that holds its expert, once.
+#include "train/model/dispatch.h"
+
+#include <gtest/gtest.h>
+
+#include <random>
+
+namespace holdfast::train {
+namespace {
+
+struct Group {
+  LayerPlacement placement;
+  uint32_t experts;
+  uint32_t top_k;
+  std::vector<std::vector<uint32_t>> choices;  // [lane]
+  std::vector<uint32_t> counts;                // [lane * E + e]
+};
+
+Group random_group(uint64_t seed) {
+  std::mt19937_64 random(seed);
+  Group group;
+  const auto lanes = static_cast<uint32_t>(1 + random() % 4);
+  group.experts = static_cast<uint32_t>(1 + random() % 6);
+  group.top_k = static_cast<uint32_t>(1 + random() % group.experts);
+  const uint32_t slots = (group.experts + lanes - 1) / lanes + static_cast<uint32_t>(random() % 3);
+  group.placement.slots.resize(lanes);
+  for (uint32_t slot = 0; slot < lanes * slots; ++slot)
+    group.placement.slots[slot / slots].push_back(
+        ExpertIndex(slot < group.experts ? slot : static_cast<uint32_t>(random() % group.experts)));
+  group.counts.resize(size_t{lanes} * group.experts);
+  for (uint32_t lane = 0; lane < lanes; ++lane) {
+    group.choices.emplace_back();
+    for (uint64_t tokens = random() % 12; tokens > 0; --tokens)
+      for (uint32_t k = 0; k < group.top_k; ++k) {
+        const auto e = static_cast<uint32_t>(random() % group.experts);
+        group.choices.back().push_back(e);
+        ++group.counts[lane * group.experts + e];
+      }
+  }
+  return group;
+}
+
+// What arrives, when every sent row is labelled with (source lane, token, expert).
+struct Label {
+  size_t lane = 0, token = 0;
+  uint32_t expert = 0;
+};
+
+void check_group(const Group& group, bool reproducible) {
+  const auto lanes = static_cast<uint32_t>(group.choices.size());
+  std::vector<DispatchPlan> plans;
+  std::vector<std::vector<Label>> sent(lanes);
+  for (uint32_t lane = 0; lane < lanes; ++lane) {
+    plans.push_back(plan_dispatch(group.choices[lane], group.top_k, group.counts, group.placement,
+                                  {lane, reproducible}));
+    const DispatchPlan& plan = plans.back();
+    sent[lane].resize(plan.sent());
+    std::vector<bool> used(plan.sent());
+    for (size_t i = 0; i < group.choices[lane].size(); ++i) {
+      ASSERT_FALSE(used[plan.row_of_choice[i]]) << "two choices in one row";
+      used[plan.row_of_choice[i]] = true;
+      ASSERT_EQ(plan.token_of_row[plan.row_of_choice[i]], i / group.top_k);
+      sent[lane][plan.row_of_choice[i]] = {lane, i / group.top_k, group.choices[lane][i]};
+    }
+  }
+  std::vector<size_t> next(lanes);  // of every source: its next unsent row
+  for (uint32_t host = 0; host < lanes; ++host) {
+    const DispatchPlan& plan = plans[host];
+    std::vector<Label> ordered(plan.received());
+    size_t row = 0;
+    for (uint32_t source = 0; source < lanes; ++source) {
+      ASSERT_EQ(plans[source].sent_rows[host], plan.received_rows[source]);
+      for (size_t i = 0; i < plan.received_rows[source]; ++i)
+        ordered[plan.place_of_row[row++]] = sent[source][next[source]++];
+    }
+    const auto& held = group.placement.slots[host];
+    size_t begin = 0;
+    for (const ExpertRows& product : plan.products) {
+      ASSERT_EQ(product.begin, begin);
+      ASSERT_GT(product.rows, 0U);
+      ASSERT_NE(std::find(held.begin(), held.end(), product.expert), held.end());
+      for (size_t i = 0; i < product.rows; ++i) {
+        const Label& label = ordered[begin + i];
+        ASSERT_EQ(label.expert, product.expert.value);
+        if (i == 0) continue;
+        const Label& before = ordered[begin + i - 1];
+        ASSERT_TRUE(before.lane < label.lane ||
+                    (before.lane == label.lane && before.token <= label.token));
+        if (reproducible) {
+          ASSERT_EQ(before.lane, label.lane);
+        }
+      }
+      if (reproducible) {
+        ASSERT_EQ(product.rows,
+                  group.counts[ordered[begin].lane * group.experts + product.expert.value])
+            << "a micro-batch's rows for one expert are one product";
+      }
+      begin += product.rows;
+    }
+    ASSERT_EQ(begin, plan.received());
+  }
+}
+
+TEST(Dispatch, EveryChoiceReachesItsExpertOnce) {
+  for (uint64_t seed = 0; seed < 500; ++seed) {
+    SCOPED_TRACE(testing::Message() << "seed " << seed);
+    const Group group = random_group(seed);
+    for (const bool reproducible : {false, true}) {
+      check_group(group, reproducible);
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+LayerPlacement twice_on_three_lanes() {
+  return {{{ExpertIndex(0), ExpertIndex(1)},
+           {ExpertIndex(1), ExpertIndex(1)},
+           {ExpertIndex(1), ExpertIndex(2)}}};
+}
+
+TEST(Dispatch, SpreadsAnExpertsRowsEvenlyOverItsSlots) {
+  const std::vector<uint32_t> choices(8, 1);
+  const std::vector<uint32_t> counts = {0, 8, 0, 0, 0, 0, 0, 0, 0};
+  const DispatchPlan plan = plan_dispatch(choices, 1, counts, twice_on_three_lanes(), {0, false});
+  EXPECT_EQ(plan.sent_rows, (std::vector<size_t>{2, 4, 2}));  // lane 1 holds two of four slots
+}
+
+TEST(Dispatch, ReproducibleModeSendsAnExpertsRowsToOneSlot) {
+  const std::vector<uint32_t> choices(8, 1);
+  const std::vector<uint32_t> counts = {0, 8, 0, 0, 8, 0, 0, 8, 0};
+  const LayerPlacement placement = twice_on_three_lanes();
+  const auto sent = [&](uint32_t lane) {
+    return plan_dispatch(choices, 1, counts, placement, {lane, true}).sent_rows;
+  };
+  EXPECT_EQ(sent(0), (std::vector<size_t>{8, 0, 0}));
+  EXPECT_EQ(sent(1), (std::vector<size_t>{0, 8, 0}));
+  EXPECT_EQ(sent(2), (std::vector<size_t>{0, 8, 0}));
+}
+
+}  // namespace
+}  // namespace holdfast::train

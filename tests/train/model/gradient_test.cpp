@@ -1,0 +1,64 @@
+// The backward of the whole model, in double precision: the gradients that reach the sink against
+// finite differences of the loss, on one lane and on several, with the routing choice frozen.
+#include <gtest/gtest.h>
+
+#include "tests/train/kernels/gradient_check.h"
+#include "tests/train/model/model_harness.h"
+
+namespace holdfast::train {
+namespace {
+
+struct Case {
+  const char* name;
+  uint32_t lanes;
+  uint32_t slots;
+  uint32_t top_k;
+  bool reproducible;
+};
+class ModelGradient : public testing::TestWithParam<Case> {};
+INSTANTIATE_TEST_SUITE_P(Groups, ModelGradient,
+                         testing::Values(Case{"OneLane", 1, 5, 2, false},
+                                         Case{"OneLaneTopOne", 1, 5, 1, false},
+                                         Case{"ThreeLanesReplicated", 3, 3, 2, false},
+                                         Case{"ThreeLanesReproducible", 3, 3, 2, true},
+                                         Case{"FourLanesAllChosen", 4, 2, 5, false}),
+                         [](const auto& info) { return info.param.name; });
+
+TEST_P(ModelGradient, MatchesFiniteDifferences) {
+  const Case param = GetParam();
+  conf::ModelConfig config = small_model();
+  config.top_k = param.top_k;
+  Groups<double> weights = random_weights<double>(config, 7);
+  const std::vector<MicroBatch> batches = random_batches(config, 8, 4, 2);
+  const GroupMode mode{param.reproducible, 1.0 / 4};
+  const auto run = run_group<PlainSink<double>>(config, weights, batches,
+                                                spread(config, param.lanes, param.slots), mode);
+
+  const ParameterLayout layout(config, 1);
+  const Placement alone = spread(config, 1, config.experts);
+  const LaneWeights<double> all(weights, layout, alone, 0);
+  ThreadGroup group(1);
+  ThreadGroup::Rank comm(group, 0);
+  MoeModel<double> model(config);
+  const ModelContext context{comm, alone, false, 1.0};
+  const auto loss = [&] {
+    double sum = 0;
+    for (size_t j = 0; j < batches.size(); ++j) {
+      const auto evaluated = model.evaluate(&batches[j], all, context);
+      EXPECT_TRUE(evaluated.has_value());
+      EXPECT_EQ(evaluated->popularity, run.losses[j].popularity) << "a choice was flipped";
+      sum += evaluated->total() * mode.loss_scale;
+    }
+    return sum;
+  };
+  for (const GroupSpec& spec : layout.groups()) {
+    double largest = 0;
+    for (const double g : run.gradients[spec.index.value]) largest = std::max(largest, std::abs(g));
+    EXPECT_GT(largest, 1e-4) << spec.name << " has no gradient";
+    expect_gradient(spec.name.c_str(), weights[spec.index.value], run.gradients[spec.index.value],
+                    loss, 60);
+  }
+}
+
+}  // namespace
+}  // namespace holdfast::train

@@ -1,0 +1,167 @@
+// What must not depend on the number of lanes, on the placement, or on the run.
+#include <gtest/gtest.h>
+
+#include "tests/train/model/model_harness.h"
+
+namespace holdfast::train {
+namespace {
+
+using FixedRun = GroupRun<float, int64_t>;
+
+void expect_same_losses(const std::vector<MicroBatchLoss>& a,
+                        const std::vector<MicroBatchLoss>& b) {
+  ASSERT_EQ(a.size(), b.size());
+  for (size_t j = 0; j < a.size(); ++j) {
+    EXPECT_EQ(a[j].cross_entropy, b[j].cross_entropy) << "micro-batch " << j;
+    EXPECT_EQ(a[j].load_balance, b[j].load_balance) << "micro-batch " << j;
+    EXPECT_EQ(a[j].z_loss, b[j].z_loss) << "micro-batch " << j;
+    EXPECT_EQ(a[j].popularity, b[j].popularity) << "micro-batch " << j;
+  }
+}
+
+struct Sizes {
+  const char* name;
+  conf::ModelConfig config;
+  uint32_t sequences;
+};
+
+conf::ModelConfig wider_model() {
+  conf::ModelConfig config = small_model();
+  config.vocabulary = 64;
+  config.width = 48;
+  config.expert_width = 40;
+  config.context = 32;
+  return config;
+}
+// Three tokens and eight experts of which one is chosen: most experts get nothing.
+conf::ModelConfig sparse_model() {
+  conf::ModelConfig config = small_model();
+  config.experts = 8;
+  config.top_k = 1;
+  config.context = 3;
+  return config;
+}
+
+class Lanes : public testing::TestWithParam<Sizes> {};
+INSTANTIATE_TEST_SUITE_P(Models, Lanes,
+                         testing::Values(Sizes{"Wider", wider_model(), 3},
+                                         Sizes{"MostExpertsEmpty", sparse_model(), 1}),
+                         [](const auto& info) { return info.param.name; });
+
+// Five micro-batches: with 2, 3 and 4 lanes some lane is idle in the last round.
+TEST_P(Lanes, ReproducibleModeGivesTheSameBitsOnAnyNumberOfLanes) {
+  const auto& [name, config, sequences] = GetParam();
+  const Groups<float> weights = random_weights<float>(config, 3);
+  const std::vector<MicroBatch> batches = random_batches(config, 4, 5, sequences);
+  const GroupMode mode{true, 1.0 / 5};
+  const FixedRun alone = run_group<FixedPointSink<float>>(config, weights, batches,
+                                                          spread(config, 1, config.experts), mode);
+  for (const uint32_t lanes : {2U, 3U, 4U}) {
+    for (const uint32_t spare : {0U, 2U}) {
+      SCOPED_TRACE(testing::Message() << lanes << " lanes, " << spare << " spare slots a lane");
+      const uint32_t slots = (config.experts + lanes - 1) / lanes + spare;
+      const FixedRun run = run_group<FixedPointSink<float>>(config, weights, batches,
+                                                            spread(config, lanes, slots), mode);
+      expect_same_losses(run.losses, alone.losses);
+      EXPECT_EQ(run.gradients, alone.gradients);
+    }
+  }
+}
+
+TEST_P(Lanes, DefaultModeGivesTheSameBitsInEveryRun) {
+  const auto& [name, config, sequences] = GetParam();
+  const Groups<float> weights = random_weights<float>(config, 3);
+  const std::vector<MicroBatch> batches = random_batches(config, 4, 5, sequences);
+  const Placement placement = spread(config, 3, 4);
+  const auto first = run_group<PlainSink<float>>(config, weights, batches, placement, {});
+  const auto again = run_group<PlainSink<float>>(config, weights, batches, placement, {});
+  expect_same_losses(first.losses, again.losses);
+  EXPECT_EQ(first.gradients, again.gradients);
+}
+
+TEST_P(Lanes, DefaultModeAgreesWithOneLaneUpToRounding) {
+  const auto& [name, config, sequences] = GetParam();
+  const Groups<double> weights = random_weights<double>(config, 3);
+  const std::vector<MicroBatch> batches = random_batches(config, 4, 5, sequences);
+  const auto alone =
+      run_group<PlainSink<double>>(config, weights, batches, spread(config, 1, config.experts), {});
+  const auto run = run_group<PlainSink<double>>(config, weights, batches, spread(config, 4, 3), {});
+  for (size_t j = 0; j < batches.size(); ++j)
+    EXPECT_NEAR(run.losses[j].total(), alone.losses[j].total(), 1e-12);
+  for (size_t g = 0; g < run.gradients.size(); ++g)
+    for (size_t i = 0; i < run.gradients[g].size(); ++i)
+      ASSERT_NEAR(run.gradients[g][i], alone.gradients[g][i], 1e-12);
+}
+
+TEST(Model, AGroupWithoutAnyMicroBatchHasNoLossAndNoGradient) {
+  const conf::ModelConfig config = small_model();
+  const Groups<float> weights = random_weights<float>(config, 3);
+  const ParameterLayout layout(config, 1);
+  const Placement placement = spread(config, 1, config.experts);
+  const LaneWeights<float> here(weights, layout, placement, 0);
+  PlainSink<float> sink(layout);
+  ThreadGroup group(1);
+  ThreadGroup::Rank comm(group, 0);
+  MoeModel<float> model(config);
+  const ModelContext context{comm, placement};
+  auto stash = model.forward(nullptr, here, context);
+  ASSERT_TRUE(stash.has_value());
+  EXPECT_EQ((*stash)->loss().total(), 0);
+  EXPECT_EQ((*stash)->loss().popularity, std::vector<uint64_t>(2 * 5));
+  ASSERT_TRUE(model.input_gradient(**stash, here, context).has_value());
+  ASSERT_TRUE(model.weight_gradient(**stash, sink).has_value());
+  ASSERT_TRUE(model.expert_weight_gradient(**stash, sink).has_value());
+  for (const auto& group_sum : sink.sums)
+    EXPECT_EQ(group_sum, std::vector<float>(group_sum.size()));
+}
+
+// A collective that fails must come out as the error it is, and leave a model that can go on.
+class FailingComm final : public Communicator {
+ public:
+  explicit FailingComm(int allowed) : allowed_(allowed) {}
+  uint32_t rank() const override { return 0; }
+  uint32_t size() const override { return 1; }
+  Status all_to_all(std::span<const std::byte> send, std::span<const size_t>,
+                    std::span<std::byte> recv, std::span<const size_t>) override {
+    return copy(send, recv);
+  }
+  Status all_gather(std::span<const std::byte> send, std::span<std::byte> recv,
+                    std::span<const size_t>) override {
+    return copy(send, recv);
+  }
+  Status barrier() override { return {}; }
+  void abort() override {}
+
+ private:
+  Status copy(std::span<const std::byte> send, std::span<std::byte> recv) {
+    if (allowed_-- == 0) return fail(ErrorCode::kCommPeerLost, "rank 1 is gone");
+    std::copy(send.begin(), send.end(), recv.begin());
+    return {};
+  }
+  int allowed_;
+};
+
+TEST(Model, ReturnsTheErrorOfWhicheverCollectiveFails) {
+  const conf::ModelConfig config = small_model();
+  const Groups<float> weights = random_weights<float>(config, 3);
+  const ParameterLayout layout(config, 1);
+  const std::vector<MicroBatch> batches = random_batches(config, 4, 1, 2);
+  const Placement placement = spread(config, 1, config.experts);
+  const LaneWeights<float> here(weights, layout, placement, 0);
+  MoeModel<float> model(config);
+  const int collectives = static_cast<int>(config.layers) * 5;  // 3 in F, 2 in I
+  for (int allowed = 0; allowed <= collectives; ++allowed) {
+    FailingComm comm(allowed);
+    const ModelContext context{comm, placement};
+    auto stash = model.forward(&batches[0], here, context);
+    const Status done = stash ? model.input_gradient(**stash, here, context)
+                              : Status(tl::unexpected<Error>(stash.error()));
+    EXPECT_EQ(done.has_value(), allowed == collectives) << allowed;
+    if (!done) {
+      EXPECT_EQ(done.error().code, ErrorCode::kCommPeerLost);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace holdfast::train
