@@ -1,11 +1,13 @@
-// 64 bytes shared by a worker and its daemon: <state_dir>/worker-<slot>.progress. The worker keeps the
-// counter moving even while it waits for others, so the one whose counter froze is the culprit.
+// 64 bytes shared by a worker and its daemon: <state_dir>/worker-<slot>.progress. The worker keeps
+// the counter moving even while it waits for others, so the one whose counter froze is the culprit.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
+#include <utility>
 
 #include "base/result.h"
 
@@ -33,9 +35,18 @@ class ProgressPage {
 
   ProgressRecord& record() { return *record_; }
 
+  // The worker's: the page is this process's until it ends, however it ends (a record lock, so that
+  // two workers never run in one slot). Writes magic and pid. kProcess when another process has it.
+  Status claim();
+  // The daemon's: the live process that claimed the page, as the kernel knows it; never stale.
+  std::optional<int64_t> owner() const;
+
  private:
-  explicit ProgressPage(ProgressRecord* record) : record_(record) {}
-  ProgressRecord* record_;
+  ProgressPage(std::filesystem::path path, int fd, ProgressRecord* record)
+      : path_(std::move(path)), fd_(fd), record_(record) {}
+  const std::filesystem::path path_;
+  const int fd_;
+  ProgressRecord* const record_;
 };
 
 }  // namespace holdfast::train
