@@ -1,0 +1,143 @@
+#include "conf/job_config.h"
+
+#include <fmt/format.h>
+
+#include "conf/files.h"
+#include "conf/range.h"
+#include "conf/toml_table.h"
+
+namespace holdfast::conf {
+namespace {
+
+void read_model(TomlTable t, ModelConfig& m) {
+  t.integer("vocabulary", m.vocabulary);
+  t.integer("layers", m.layers);
+  t.integer("width", m.width);
+  t.integer("heads", m.heads);
+  t.integer("kv_heads", m.kv_heads);
+  t.integer("experts", m.experts);
+  t.integer("top_k", m.top_k);
+  t.integer("expert_width", m.expert_width);
+  t.integer("context", m.context);
+  t.real("rope_theta", m.rope_theta);
+  t.real("norm_epsilon", m.norm_epsilon);
+  t.real("load_balance_weight", m.load_balance_weight);
+  t.real("z_loss_weight", m.z_loss_weight);
+}
+
+void read_data(TomlTable t, DataConfig& d) {
+  t.text("path", d.path);
+  t.real("held_out_fraction", d.held_out_fraction);
+  t.integer("seed", d.seed);
+}
+
+void read_optimizer(TomlTable t, OptimizerConfig& o) {
+  t.real("learning_rate", o.learning_rate);
+  t.real("min_learning_rate", o.min_learning_rate);
+  t.integer("warmup_steps", o.warmup_steps);
+  t.real("beta1", o.beta1);
+  t.real("beta2", o.beta2);
+  t.real("epsilon", o.epsilon);
+  t.real("weight_decay", o.weight_decay);
+  t.real("clip", o.clip);
+}
+
+void read_snapshot(TomlTable t, SnapshotConfig& s) {
+  t.text("policy", s.policy);
+  t.integer("replicas", s.replicas);
+  t.integer("every", s.every);
+}
+
+Status valid_name(const std::string& name) {
+  const bool ok = !name.empty() && name.size() <= 64 && name.front() != '.' &&
+                  name.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                                         "0123456789-_.") == std::string::npos;
+  if (ok) return {};
+  return fail(ErrorCode::kConfigValue,
+              fmt::format("name = \"{}\" must be 1 to 64 letters, digits, '-', '_' or '.'", name));
+}
+
+Status validate_optimizer(const OptimizerConfig& o) {
+  RETURN_IF_ERROR(in_range("optimizer.learning_rate", o.learning_rate, 0.0, 100.0));
+  RETURN_IF_ERROR(in_range("optimizer.min_learning_rate", o.min_learning_rate, 0.0,
+                           o.learning_rate));
+  RETURN_IF_ERROR(in_range("optimizer.beta1", o.beta1, 0.0, 0.999999));
+  RETURN_IF_ERROR(in_range("optimizer.beta2", o.beta2, 0.0, 0.999999));
+  RETURN_IF_ERROR(in_range("optimizer.epsilon", o.epsilon, 1e-16, 1.0));
+  RETURN_IF_ERROR(in_range("optimizer.weight_decay", o.weight_decay, 0.0, 10.0));
+  return in_range("optimizer.clip", o.clip, 0.0, 1e9);
+}
+
+}  // namespace
+
+Status validate(const JobConfig& job) {
+  RETURN_IF_ERROR(valid_name(job.name.value));
+  RETURN_IF_ERROR(validate(job.model));
+  RETURN_IF_ERROR(in_range("steps", job.steps, uint64_t{1}, uint64_t{1} << 40));
+  RETURN_IF_ERROR(in_range("pipelines", job.pipelines, 1, 4096));
+  RETURN_IF_ERROR(in_range("micro_batches", job.micro_batches, 1, 4096));
+  RETURN_IF_ERROR(in_range("micro_batch_sequences", job.micro_batch_sequences, 1, 65536));
+  RETURN_IF_ERROR(in_range("shards", job.shards, 0, 65536));
+  RETURN_IF_ERROR(in_range("slots_per_worker", job.slots_per_worker, 0, 65536));
+  RETURN_IF_ERROR(in_range("tolerate", job.tolerate, 0, 4096));
+  RETURN_IF_ERROR(in_range("evaluate_micro_batches", job.evaluate_micro_batches, 1, 65536));
+  RETURN_IF_ERROR(validate_optimizer(job.optimizer));
+  if (!(job.data.held_out_fraction > 0 && job.data.held_out_fraction <= 0.5))
+    return fail(ErrorCode::kConfigValue,
+                fmt::format("data.held_out_fraction = {} is not above 0 and at most 0.5",
+                            job.data.held_out_fraction));
+  if (uint64_t{job.slots()} * job.pipelines < job.model.experts)
+    return fail(ErrorCode::kModelShape,
+                fmt::format("slots_per_worker = {} on pipelines = {} workers is room for {} experts, "
+                            "model.experts = {}",
+                            job.slots(), job.pipelines, uint64_t{job.slots()} * job.pipelines,
+                            job.model.experts));
+  if (job.snapshot.policy != "dense" && job.snapshot.policy != "none")
+    return fail(ErrorCode::kConfigValue,
+                fmt::format("snapshot.policy = \"{}\" must be \"dense\" or \"none\"",
+                            job.snapshot.policy));
+  RETURN_IF_ERROR(in_range("snapshot.every", job.snapshot.every, 1, 1'000'000));
+  if (job.pipelines > 1 && job.snapshot.replicas >= job.pipelines)
+    return fail(ErrorCode::kConfigValue,
+                fmt::format("snapshot.replicas = {} needs more than that many workers, pipelines = {}",
+                            job.snapshot.replicas, job.pipelines));
+  return {};
+}
+
+Result<JobConfig> parse_job(const std::string& toml, const std::filesystem::path& named) {
+  ASSIGN_OR_RETURN(TomlTable root, TomlTable::parse(toml, named));
+  JobConfig job;
+  root.text("name", job.name.value);
+  root.integer("seed", job.seed);
+  root.integer("steps", job.steps);
+  root.integer("pipelines", job.pipelines);
+  root.integer("micro_batches", job.micro_batches);
+  root.integer("micro_batch_sequences", job.micro_batch_sequences);
+  root.integer("shards", job.shards);
+  root.integer("slots_per_worker", job.slots_per_worker);
+  root.integer("tolerate", job.tolerate);
+  root.boolean("reproducible", job.reproducible);
+  root.integer("evaluate_every", job.evaluate_every);
+  root.integer("evaluate_micro_batches", job.evaluate_micro_batches);
+  read_model(root.table("model"), job.model);
+  read_data(root.table("data"), job.data);
+  read_optimizer(root.table("optimizer"), job.optimizer);
+  read_snapshot(root.table("snapshot"), job.snapshot);
+  RETURN_IF_ERROR(root.finish());
+  if (job.name.value.empty()) job.name = JobId(named.stem().string());
+  const std::filesystem::path data(job.data.path);
+  if (!data.empty() && data.is_relative())
+    job.data.path = (std::filesystem::absolute(named).parent_path() / data)
+                        .lexically_normal()
+                        .string();
+  if (Status valid = validate(job); !valid)
+    return fail(with_context(valid.error(), "in " + named.string()));
+  return job;
+}
+
+Result<JobConfig> load_job(const std::filesystem::path& file) {
+  ASSIGN_OR_RETURN(const std::string text, read_config_file(file));
+  return parse_job(text, file);
+}
+
+}  // namespace holdfast::conf

@@ -1,0 +1,161 @@
+#include "conf/node_config.h"
+
+#include <fmt/format.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <array>
+#include <cctype>
+#include <charconv>
+
+#include "conf/files.h"
+#include "conf/range.h"
+#include "conf/toml_table.h"
+
+namespace holdfast::conf {
+namespace {
+
+std::string host_name() {
+  std::array<char, 256> name{};
+  if (gethostname(name.data(), name.size() - 1) != 0) return "node";
+  return name.data();
+}
+
+void read_path(TomlTable& t, const char* key, std::filesystem::path& out) {
+  std::string text = out.string();
+  t.text(key, text);
+  out = text;
+}
+
+// "127.0.0.1:7400", "[::1]:7400", "host:0"
+Status valid_address(const char* key, const std::string& address) {
+  const size_t colon = address.rfind(':');
+  unsigned port = 0;
+  if (colon != std::string::npos && colon > 0) {
+    const char* begin = address.data() + colon + 1;
+    const char* end = address.data() + address.size();
+    const auto [rest, code] = std::from_chars(begin, end, port);
+    if (code == std::errc() && rest == end && begin != end && port <= 65535) return {};
+  }
+  return fail(ErrorCode::kConfigValue,
+              fmt::format("{} = \"{}\" must be host:port, as 10.0.0.5:7400", key, address));
+}
+
+Status fits_socket(const char* key, const std::filesystem::path& path) {
+  constexpr size_t kMost = sizeof(sockaddr_un::sun_path) - 1;
+  if (path.string().size() <= kMost) return {};
+  return fail(ErrorCode::kConfigValue,
+              fmt::format("{} = \"{}\" has {} characters; the path of a unix socket may have {}", key,
+                          path.string(), path.string().size(), kMost));
+}
+
+}  // namespace
+
+Result<uint64_t> parse_bytes(const std::string& text) {
+  struct Unit {
+    const char* name;
+    uint64_t factor;
+  };
+  constexpr std::array units = {Unit{"", 1},
+                                Unit{"B", 1},
+                                Unit{"KiB", uint64_t{1} << 10},
+                                Unit{"MiB", uint64_t{1} << 20},
+                                Unit{"GiB", uint64_t{1} << 30},
+                                Unit{"TiB", uint64_t{1} << 40}};
+  uint64_t number = 0;
+  const char* end = text.data() + text.size();
+  const auto [rest, code] = std::from_chars(text.data(), end, number);
+  if (code == std::errc()) {
+    const char* unit = rest;
+    while (unit != end && *unit == ' ') ++unit;
+    for (const Unit& u : units)
+      if (std::string(unit, end) == u.name && number <= UINT64_MAX / u.factor)
+        return number * u.factor;
+  }
+  return fail(ErrorCode::kConfigValue,
+              fmt::format("\"{}\" is not a size as 4096, 64KiB, 512MiB, 1GiB", text));
+}
+
+Status validate(const NodeConfig& node) {
+  if (node.name.value.empty() || node.name.value.size() > 63)
+    return fail(ErrorCode::kConfigValue,
+                fmt::format("name = \"{}\" must have 1 to 63 characters", node.name.value));
+  RETURN_IF_ERROR(valid_address("listen", node.listen));
+  RETURN_IF_ERROR(valid_address("cluster.seed", node.cluster.seed));
+  RETURN_IF_ERROR(fits_socket("control_socket", node.control_socket));
+  RETURN_IF_ERROR(fits_socket("state_dir/worker.sock", node.state_dir / "worker.sock"));
+  RETURN_IF_ERROR(in_range("cluster.heartbeat_ms", node.cluster.heartbeat_ms, 10, 60'000));
+  RETURN_IF_ERROR(in_range("cluster.missed_heartbeats", node.cluster.missed_heartbeats, 2, 1'000));
+  RETURN_IF_ERROR(in_range("cluster.daemon_grace_ms", node.cluster.daemon_grace_ms, 100, 3'600'000));
+  RETURN_IF_ERROR(
+      in_range("cluster.quiesce_timeout_ms", node.cluster.quiesce_timeout_ms, 100, 600'000));
+  RETURN_IF_ERROR(in_range("cluster.arena_wait_ms", node.cluster.arena_wait_ms, 0, 3'600'000));
+  RETURN_IF_ERROR(in_range("arena.size", node.arena.size_bytes, uint64_t{1} << 20,
+                           uint64_t{1} << 50));
+  RETURN_IF_ERROR(in_range("fabric.timeout_ms", node.fabric.timeout_ms, 10, 600'000));
+  RETURN_IF_ERROR(in_range("worker.slots", node.worker.slots, 1, 64));
+  RETURN_IF_ERROR(in_range("worker.start_timeout_ms", node.worker.start_timeout_ms, 100, 600'000));
+  RETURN_IF_ERROR(in_range("worker.hang_timeout_ms", node.worker.hang_timeout_ms, 300, 3'600'000));
+  RETURN_IF_ERROR(
+      in_range("worker.restart_backoff_ms", node.worker.restart_backoff_ms, 1, 600'000));
+  const std::set<std::string> levels = {"trace", "debug", "info", "warn", "error"};
+  if (!levels.contains(node.log_level))
+    return fail(ErrorCode::kConfigValue,
+                fmt::format("log_level = \"{}\" must be trace, debug, info, warn or error",
+                            node.log_level));
+  if (node.cluster.name.empty())
+    return fail(ErrorCode::kConfigValue, "cluster.name must not be empty");
+  return {};
+}
+
+Result<NodeConfig> parse_node(const std::string& toml, const std::filesystem::path& named) {
+  ASSIGN_OR_RETURN(TomlTable root, TomlTable::parse(toml, named));
+  NodeConfig node;
+  node.name = NodeId(host_name());
+  root.text("name", node.name.value);
+  root.text("failure_domain", node.failure_domain);
+  read_path(root, "state_dir", node.state_dir);
+  read_path(root, "control_socket", node.control_socket);
+  root.text("listen", node.listen);
+  root.text("log_level", node.log_level);
+
+  TomlTable cluster = root.table("cluster");
+  cluster.text("name", node.cluster.name);
+  cluster.text("seed", node.cluster.seed);
+  cluster.integer("heartbeat_ms", node.cluster.heartbeat_ms);
+  cluster.integer("missed_heartbeats", node.cluster.missed_heartbeats);
+  cluster.integer("daemon_grace_ms", node.cluster.daemon_grace_ms);
+  cluster.integer("quiesce_timeout_ms", node.cluster.quiesce_timeout_ms);
+  cluster.integer("arena_wait_ms", node.cluster.arena_wait_ms);
+
+  TomlTable arena = root.table("arena");
+  read_path(arena, "path", node.arena.path);
+  arena.bytes("size", node.arena.size_bytes);
+
+  TomlTable fabric = root.table("fabric");
+  fabric.text("provider", node.fabric.provider);
+  fabric.text("address", node.fabric.address);
+  fabric.integer("port", node.fabric.port);
+  fabric.integer("timeout_ms", node.fabric.timeout_ms);
+
+  TomlTable worker = root.table("worker");
+  worker.integer("slots", node.worker.slots);
+  worker.text("program", node.worker.program);
+  worker.text("address", node.worker.address);
+  worker.integer("start_timeout_ms", node.worker.start_timeout_ms);
+  worker.integer("hang_timeout_ms", node.worker.hang_timeout_ms);
+  worker.integer("restart_backoff_ms", node.worker.restart_backoff_ms);
+
+  RETURN_IF_ERROR(root.finish());
+  if (node.failure_domain.empty()) node.failure_domain = node.name.value;
+  if (Status valid = validate(node); !valid)
+    return fail(with_context(valid.error(), "in " + named.string()));
+  return node;
+}
+
+Result<NodeConfig> load_node(const std::filesystem::path& file) {
+  ASSIGN_OR_RETURN(const std::string text, read_config_file(file));
+  return parse_node(text, file);
+}
+
+}  // namespace holdfast::conf
