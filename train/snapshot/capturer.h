@@ -1,0 +1,68 @@
+// The capture thread: takes capture orders one after the other, waits until the version is made,
+// captures it, says Captured or CaptureMissed. Never holds up training for longer than the protection
+// allows, never keeps half a version.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <thread>
+
+#include "base/mutex.h"
+#include "train/snapshot/capture.h"
+
+namespace holdfast::train {
+
+struct CaptureLimits {
+  int64_t version_wait_ms = 120'000;  // for the version to be made
+  int64_t hold_ms = 1'000;            // an update waits so long for the buffer, then takes it back
+  size_t queue = 8;                   // orders
+};
+
+class Capturer {
+ public:
+  // Called on the capture thread (Captured, CaptureMissed), or on the caller's for an order refused.
+  using ReportFn = std::function<void(FromWorker)>;
+  using ProtectFn = std::function<std::unique_ptr<Trainer::Protection>(Version, int64_t max_wait_ms)>;
+
+  Capturer(CaptureLimits limits, ReportFn report);
+  ~Capturer();
+  Capturer(const Capturer&) = delete;
+  Capturer& operator=(const Capturer&) = delete;
+
+  // Once, before the first order. What they refer to must outlive this.
+  void open(CaptureTarget target, ProtectFn protect) EXCLUDES(mutex_);
+  void order(const Capture& order) EXCLUDES(mutex_);
+  // The newest version that the buffers hold; may go back in a new view.
+  void set_version(Version newest) EXCLUDES(mutex_);
+  // Ends the order under way and drops those that wait; each is reported missed. Does not wait.
+  void cancel() EXCLUDES(mutex_);
+  // Returns when the thread touches neither arena nor buffers; nothing is reported afterwards until
+  // the next order. The wait is bounded by the copy of one shard.
+  void cancel_and_wait() EXCLUDES(mutex_);
+
+ private:
+  void work() EXCLUDES(mutex_);
+  FromWorker carry_out(const Capture& order) EXCLUDES(mutex_);
+  // Why the version will not come, or nothing.
+  std::optional<std::string> await_version(Version version) EXCLUDES(mutex_);
+
+  const CaptureLimits limits_;
+  const ReportFn report_;
+  Mutex mutex_;
+  CondVar changed_;
+  std::optional<CaptureTarget> target_ GUARDED_BY(mutex_);
+  ProtectFn protect_ GUARDED_BY(mutex_);
+  std::deque<Capture> orders_ GUARDED_BY(mutex_);
+  std::optional<Version> newest_ GUARDED_BY(mutex_);
+  bool busy_ GUARDED_BY(mutex_) = false;
+  bool ending_ GUARDED_BY(mutex_) = false;
+  std::atomic<bool> cancelled_{false};  // of the order under way
+  std::thread thread_;
+};
+
+}  // namespace holdfast::train
