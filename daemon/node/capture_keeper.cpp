@@ -28,12 +28,11 @@ void CaptureKeeper::set_epoch(Epoch epoch) {
   owners_.clear();
 }
 
-void CaptureKeeper::set_owner(uint32_t slot, Owner owner) {
-  owners_[slot] = std::move(owner);
-}
+void CaptureKeeper::set_owner(uint32_t slot, Owner owner) { owners_[slot] = std::move(owner); }
 
 void CaptureKeeper::free_blocks(const std::vector<ShardBlock>& blocks) {
-  // A block that was published or freed meanwhile is not ours to free: the call refuses, nothing is lost.
+  // A block that was published or freed meanwhile is not ours to free: the call refuses, nothing is
+  // lost.
   for (const ShardBlock& b : blocks) {
     const auto info = arena_.info(BlockIndex(b.block));
     if (info && !info->header) (void)arena_.free(BlockIndex(b.block));
@@ -116,9 +115,9 @@ void CaptureKeeper::captured(uint32_t slot, const NodeJob& job, const train::Cap
       if (!have.contains(b.shard)) blocks.push_back(b);
   }
   if (blocks.size() != owner->second.shards.size()) {
-    report_missed(slot, message.epoch, message.state.version,
-                  fmt::format("{} of {} shards captured", blocks.size(),
-                              owner->second.shards.size()));
+    report_missed(
+        slot, message.epoch, message.state.version,
+        fmt::format("{} of {} shards captured", blocks.size(), owner->second.shards.size()));
     return;
   }
   replicate(slot, job, message.state, std::move(blocks));
@@ -140,8 +139,7 @@ void CaptureKeeper::replicate(uint32_t slot, const NodeJob& job, const StateVers
                           if (r.status) {
                             done.holders.push_back(r.holder);
                           } else {
-                            why += fmt::format("{}: {} ", r.holder.value,
-                                               r.status.error().message);
+                            why += fmt::format("{}: {} ", r.holder.value, r.status.error().message);
                           }
                         }
                         if (why.empty()) {
@@ -158,6 +156,25 @@ void CaptureKeeper::missed(uint32_t slot, const train::CaptureMissed& message) {
     grants_.erase(it);
   }
   report_missed(slot, message.epoch, message.version, message.why);
+}
+
+void CaptureKeeper::watermark(const NodeJob& job, const StateVersion& safe,
+                              const std::vector<Version>& abandoned,
+                              const std::vector<storage::ViewBase>& history) {
+  const std::vector<BlockInfo> blocks = arena_.scan();
+  for (const BlockIndex block :
+       storage::blocks_to_free(blocks, {job.hash, safe, abandoned, history}))
+    (void)arena_.free(block);
+}
+
+void CaptureKeeper::forget_job(uint64_t job_hash) {
+  for (const BlockInfo& block : arena_.scan())
+    if (block.header && block.header->job == job_hash) (void)arena_.free(block.index);
+}
+
+void CaptureKeeper::forget_other_jobs(uint64_t keep_hash) {
+  for (const BlockInfo& block : arena_.scan())
+    if (block.header && block.header->job != keep_hash) (void)arena_.free(block.index);
 }
 
 void CaptureKeeper::report_missed(uint32_t slot, Epoch epoch, Version version,
