@@ -310,9 +310,11 @@ struct JobRecord {
   std::vector<View> history;     // every view of this job: base and epoch decide what is void
   std::optional<double> train_loss;
   std::optional<double> held_out_loss;
+  bool state_lost = false;       // failed because no complete state could be had any more
 };
 BOOST_DESCRIBE_STRUCT(JobRecord, (),
-                      (config, state, detail, steps_done, safe, history, train_loss, held_out_loss))
+                      (config, state, detail, steps_done, safe, history, train_loss, held_out_loss,
+                       state_lost))
 
 // One sealed ledger row: these micro-batches of `step` contributed to the version made in `made`.
 struct LedgerRow {
@@ -321,7 +323,7 @@ struct LedgerRow {
   uint32_t lane = 0;
   WorkerId worker;
   std::vector<uint32_t> micro_batches;
-  double loss = 0;
+  std::optional<double> loss;  // absent: the report was lost, the row comes from the plan
 };
 BOOST_DESCRIBE_STRUCT(LedgerRow, (), (step, made, lane, worker, micro_batches, loss))
 

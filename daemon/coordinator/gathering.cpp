@@ -1,0 +1,233 @@
+// From the end of a view to the start of the next: quiesce, decide, restore, go.
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "daemon/coordinator/machine.h"
+
+namespace holdfast::daemon {
+
+using train::WorkerPhase;
+
+namespace {
+
+// Enough to tell states apart that an arena may still hold; a history may start late.
+constexpr size_t kHistoryKept = 32;
+
+template <class Container, class Name>
+std::string names(const Container& all, Name name) {
+  std::string text;
+  for (const auto& one : all) text += (text.empty() ? "" : ", ") + name(one);
+  return text;
+}
+
+}  // namespace
+
+void Coordinator::Machine::change_view(const std::string& why) {
+  if (!active_) return;
+  if (job().state == JobState::kStopping) {
+    finish_job(JobState::kStopped, fmt::format("stopped at {} when {}", to_string(job().safe), why));
+    return;
+  }
+  // Workers that keep failing views before a step is done stay out for a while.
+  const bool useless = view_ && (phase_ == Phase::kRestoring ||
+                                 (phase_ == Phase::kRunning && newest_ == view_->base.version));
+  for (uint32_t lane = 0; useless && lane < view_->members.size(); ++lane) {
+    const WorkerId& id = view_->members[lane].worker;
+    const NodeStatus& node = nodes_[id.node];
+    const bool dead = node.state != NodeState::kUp ||
+                      std::any_of(node.workers.begin(), node.workers.end(), [&](const auto& w) {
+                        return w.slot == id.slot && !w.alive;
+                      });
+    const bool late = phase_ == Phase::kRestoring && !restored_.contains(lane) &&
+                      now_ms_ - phase_since_ms_ >= options_.restore_timeout_ms;
+    if ((dead || late) && ++failed_views_[id] >= options_.view_failures_before_bench)
+      benched_until_ms_[id] = now_ms_ + options_.bench_ms;
+  }
+
+  const Epoch next = epoch_.next();
+  out_.records.push_back(StoreEpoch{epoch_, next});
+  // Nothing of the old epoch is sent any more: it would be fenced, and only confuse who reads a log.
+  out_.commands.clear();
+  epoch_ = next;
+  ++counters_.views;
+  if (job().state == JobState::kRunning) job().state = JobState::kRecovering;
+  job().detail = why;
+  note("quiesce", why);
+
+  enter(Phase::kGathering);
+  awaited_.clear();
+  answers_.clear();
+  restored_.clear();
+  captures_.close();
+  planned_.reset();
+  protected_ = false;
+  below_safe_since_ms_ = -1;
+  broken_since_ms_ = -1;
+  for (auto& [id, node] : nodes_) {
+    if (node.state == NodeState::kSuspected) node.state = NodeState::kDown;
+    if (node.state == NodeState::kUp) ask_to_quiesce(id);
+  }
+  consider_deciding();
+}
+
+void Coordinator::Machine::ask_to_quiesce(const NodeId& node) {
+  if (phase_ == Phase::kGathering) awaited_.insert(node);
+  send(node, CommandQuiesce{epoch_, job().config, job().safe});
+}
+
+std::vector<WorkerId> Coordinator::Machine::ready_workers() const {
+  std::vector<WorkerId> ready;
+  for (const auto& [id, node] : nodes_) {
+    if (node.state != NodeState::kUp) continue;
+    if (phase_ == Phase::kGathering && !answers_.contains(id)) continue;
+    for (const WorkerReport& w : node.workers) {
+      const WorkerId worker{id, w.slot};
+      const auto benched = benched_until_ms_.find(worker);
+      if (benched != benched_until_ms_.end() && now_ms_ < benched->second) continue;
+      if (w.alive && w.phase == WorkerPhase::kIdle && w.epoch == epoch_) ready.push_back(worker);
+    }
+  }
+  return ready;
+}
+
+Holdings Coordinator::Machine::collect_holdings() const {
+  Holdings holdings(static_cast<uint32_t>(shard_bytes_.size()), options_.test_ignore_made);
+  for (const auto& [id, answer] : answers_) {
+    holdings.add_arena(id, answer.arena);
+    for (const WorkerReport& w : nodes_.at(id).workers)
+      if (w.alive && w.epoch == epoch_) holdings.add_buffer({id, w.slot}, w.held);
+  }
+  for (const Strike& s : strikes_) holdings.strike(s.node, s.shard, s.state);
+  return holdings;
+}
+
+DecideInput Coordinator::Machine::decide_input(std::vector<WorkerId> workers) const {
+  const conf::JobConfig& config = job().config;
+  DecideInput input{epoch_, config.name, config.pipelines, config.slices(), 0, shard_bytes_,
+                    {},     {},          std::move(workers), {}};
+  if (wants_captures()) input.replicas = config.snapshot.replicas;
+  for (const View& v : job().history) input.history.push_back({v.epoch, v.base});
+  if (!job().history.empty()) input.previous = job().history.back().members;
+  for (const auto& [id, answer] : answers_) {
+    const NodeStatus& node = nodes_.at(id);
+    input.nodes.push_back({id, node.failure_domain, node.arena_bytes});
+  }
+  return input;
+}
+
+// Why the decision should wait; nullopt: decide now.
+std::optional<std::string> Coordinator::Machine::wait_reason(const std::vector<WorkerId>& workers,
+                                                             const StateVersion& base) {
+  const int64_t waited_ms = now_ms_ - phase_since_ms_;
+  const uint32_t wanted = job().config.pipelines;
+  if (workers.empty()) return "a live worker: there is none";
+  if (job().state == JobState::kStarting && workers.size() < wanted &&
+      waited_ms < options_.start_timeout_ms)
+    return fmt::format("workers: {} of {} are ready, starts with these in {} s", workers.size(),
+                       wanted, (options_.start_timeout_ms - waited_ms + 999) / 1000);
+  if (base.version >= job().safe.version) return std::nullopt;
+  // Somebody may come back with a better arena.
+  if (below_safe_since_ms_ < 0) below_safe_since_ms_ = now_ms_;
+  const int64_t left_ms = options_.arena_wait_ms - (now_ms_ - below_safe_since_ms_);
+  if (left_ms <= 0) return std::nullopt;
+  return fmt::format("nodes that hold {}: only {} can be had, goes back to it in {} s",
+                     to_string(job().safe), to_string(base), (left_ms + 999) / 1000);
+}
+
+void Coordinator::Machine::consider_deciding() {
+  if (phase_ != Phase::kGathering) return;
+  const bool patient = now_ms_ - phase_since_ms_ < options_.quiesce_timeout_ms;
+  const auto name_of = [](const NodeId& id) { return id.value; };
+  if (patient && !awaited_.empty()) {
+    waiting_for_ = "nodes to become idle: " + names(awaited_, name_of);
+    return;
+  }
+  if (patient && !expected_.empty()) {
+    waiting_for_ = "nodes to connect: " + names(expected_, name_of);
+    return;
+  }
+  std::vector<WorkerId> workers = ready_workers();
+  const Holdings holdings = collect_holdings();
+  const DecideInput input = decide_input(workers);
+  std::set<WorkerId> members;
+  for (const Member& m : choose_members(input)) members.insert(m.worker);
+  const StateVersion base = holdings.newest_complete(input.history, members);
+  if (const auto reason = wait_reason(workers, base)) {
+    waiting_for_ = *reason;
+    return;
+  }
+  if (base.version == Version(0) && job().safe.version > Version(0)) {
+    job().state_lost = true;
+    finish_job(JobState::kFailed,
+               fmt::format("no complete state can be had any more, {} was the last safe one; resume "
+                           "the job when the nodes that hold it are back, or to begin again",
+                           to_string(job().safe)));
+    return;
+  }
+  if (base.version < job().safe.version) {
+    note("went_below_safe", fmt::format("{} could not be had within {} ms, training goes back to {}",
+                                        to_string(job().safe), options_.arena_wait_ms,
+                                        to_string(base)));
+    job().safe = base;
+  }
+  announce(decide(input, holdings));
+}
+
+void Coordinator::Machine::announce(Decision decision) {
+  const Version sealed = ledger_->sealed_up_to();
+  view_ = decision.view;
+  counters_.rows_voided += ledger_->open(*view_);
+  if (view_->base.version < sealed)
+    out_.records.push_back(VoidLedger{*active_, Step(view_->base.version.value)});
+  JobRecord& record = job();
+  record.history.push_back(*view_);
+  if (record.history.size() > kHistoryKept) record.history.erase(record.history.begin());
+  record.steps_done = view_->base.version.value;
+  store_job(true);
+  note("view", view_->reason,
+       {{"base", std::to_string(view_->base.version.value)},
+        {"lanes", std::to_string(view_->members.size())},
+        {"steps_back", std::to_string(newest_.value - std::min(newest_.value,
+                                                               view_->base.version.value))},
+        {"bytes_moved", std::to_string(decision.bytes_moved)}});
+
+  std::vector<NodeAddress> addresses;
+  for (const auto& [id, node] : nodes_)
+    if (node.state == NodeState::kUp) addresses.push_back({id, node.peer_address, node.fabric_address});
+  enter(Phase::kRestoring);
+  restored_.clear();
+  for (uint32_t lane = 0; lane < view_->members.size(); ++lane) {
+    const WorkerId& worker = view_->members[lane].worker;
+    send(worker.node, CommandRestore{worker.slot, lane, *view_, std::move(decision.owned[lane]),
+                                     addresses});
+  }
+}
+
+void Coordinator::Machine::restored_by_all() {
+  std::vector<std::string> addresses;
+  for (auto& [lane, address] : restored_) addresses.push_back(std::move(address));
+  send_members(CommandGo{epoch_, std::move(addresses)});
+  enter(Phase::kRunning);
+  strikes_.clear();
+  newest_ = view_->base.version;
+  last_step_.reset();
+  last_progress_ms_ = now_ms_;
+  broken_since_ms_ = -1;
+  if (job().state != JobState::kStopping) job().state = JobState::kRunning;
+  job().detail.clear();
+  store_job(false);
+
+  captures_.open(static_cast<uint32_t>(view_->members.size()), job().config.snapshot.every);
+  if (!wants_captures()) {
+    protected_ = true;
+  } else if (view_->base.version == Version(0) || options_.test_skip_protection) {
+    became_safe(view_->base.version, {});  // version 0 is computed from the seed, not kept
+  } else {
+    captures_.name_now(now_ms_, view_->base.version);
+    capture(view_->base.version);
+  }
+}
+
+}  // namespace holdfast::daemon

@@ -1,0 +1,56 @@
+#include "daemon/coordinator/holdings.h"
+
+#include <algorithm>
+
+namespace holdfast::daemon {
+
+void Holdings::add_buffer(const WorkerId& worker, const std::vector<HeldShards>& held) {
+  for (const HeldShards& h : held) {
+    auto& shards = states_[key(h.state)];
+    shards.resize(shard_count_);
+    for (const uint32_t shard : h.shards)
+      if (shard < shard_count_) shards[shard].buffers.insert(worker);
+  }
+}
+
+void Holdings::add_arena(const NodeId& node, const std::vector<HeldShards>& held) {
+  for (const HeldShards& h : held) {
+    auto& shards = states_[key(h.state)];
+    shards.resize(shard_count_);
+    for (const uint32_t shard : h.shards)
+      if (shard < shard_count_) shards[shard].arenas.insert(node);
+  }
+}
+
+void Holdings::strike(const NodeId& node, uint32_t shard, const StateVersion& state) {
+  const auto it = states_.find(key(state));
+  if (it != states_.end() && shard < shard_count_) it->second[shard].arenas.erase(node);
+}
+
+const Copies* Holdings::find(uint32_t shard, const StateVersion& state) const {
+  const auto it = states_.find(key(state));
+  if (it == states_.end() || shard >= shard_count_) return nullptr;
+  const Copies& copies = it->second[shard];
+  return copies.buffers.empty() && copies.arenas.empty() ? nullptr : &copies;
+}
+
+bool Holdings::complete(const std::vector<Copies>& shards,
+                        const std::set<WorkerId>& members) const {
+  return std::all_of(shards.begin(), shards.end(), [&](const Copies& copies) {
+    return !copies.arenas.empty() ||
+           std::any_of(copies.buffers.begin(), copies.buffers.end(),
+                       [&](const WorkerId& worker) { return members.contains(worker); });
+  });
+}
+
+StateVersion Holdings::newest_complete(std::span<const storage::ViewBase> history,
+                                       const std::set<WorkerId>& members) const {
+  for (auto it = states_.rbegin(); it != states_.rend(); ++it) {
+    if (it->first.version == Version(0)) break;
+    if (!ignore_made_ && storage::is_void(it->first, history)) continue;
+    if (complete(it->second, members)) return it->first;
+  }
+  return StateVersion{};
+}
+
+}  // namespace holdfast::daemon

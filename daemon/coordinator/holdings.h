@@ -1,0 +1,53 @@
+// Which copies of which shards exist, as workers and daemons reported them after Quiesce. Pure.
+#pragma once
+
+#include <map>
+#include <optional>
+#include <set>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "daemon/coordinator/types.h"
+#include "storage/replica/history.h"
+
+namespace holdfast::daemon {
+
+// Where one shard lies at one state.
+struct Copies {
+  std::set<WorkerId> buffers;  // only that worker can use it
+  std::set<NodeId> arenas;     // any worker can fetch it
+};
+
+class Holdings {
+ public:
+  // `ignore_made`: states are told apart by their number alone (a fault for the random walk).
+  explicit Holdings(uint32_t shard_count, bool ignore_made = false)
+      : shard_count_(shard_count), ignore_made_(ignore_made) {}
+
+  void add_buffer(const WorkerId& worker, const std::vector<HeldShards>& held);
+  void add_arena(const NodeId& node, const std::vector<HeldShards>& held);
+  // A copy in `node`'s arena that could not be had.
+  void strike(const NodeId& node, uint32_t shard, const StateVersion& state);
+
+  uint32_t shard_count() const { return shard_count_; }
+  // nullptr: nobody has it.
+  const Copies* find(uint32_t shard, const StateVersion& state) const;
+
+  // The newest state of the line that `history` describes at which every shard can be had; a buffer
+  // counts if its worker is one of `members`. Version 0 when there is none: that can be computed.
+  StateVersion newest_complete(std::span<const storage::ViewBase> history,
+                               const std::set<WorkerId>& members) const;
+
+ private:
+  StateVersion key(const StateVersion& state) const {
+    return ignore_made_ ? StateVersion{state.version, Epoch{}} : state;
+  }
+  bool complete(const std::vector<Copies>& shards, const std::set<WorkerId>& members) const;
+
+  const uint32_t shard_count_;
+  const bool ignore_made_;
+  std::map<StateVersion, std::vector<Copies>> states_;
+};
+
+}  // namespace holdfast::daemon

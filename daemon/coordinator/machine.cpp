@@ -1,0 +1,348 @@
+#include "daemon/coordinator/machine.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "train/schedule/rounds.h"
+
+namespace holdfast::daemon {
+
+using train::WorkerPhase;
+
+Coordinator::Machine::Machine(CoordinatorOptions options, Epoch current,
+                              std::vector<JobRecord> jobs)
+    : options_(options),
+      epoch_(current),
+      captures_({.under_way = 2, .most_lead = 16, .timeout_ms = options.capture_timeout_ms}) {
+  for (JobRecord& job : jobs) {
+    const JobId name = job.config.name;
+    const bool active = job.state == JobState::kStarting || job.state == JobState::kRunning ||
+                        job.state == JobState::kRecovering || job.state == JobState::kStopping;
+    jobs_[name] = std::move(job);
+    if (active) {
+      CHECK(!active_.has_value());
+      start(name);
+    }
+  }
+  if (active_) take_over();
+}
+
+Outcome Coordinator::Machine::step(int64_t now_ms, const Event& event) {
+  now_ms_ = now_ms;
+  out_ = {};
+  std::visit([this](const auto& e) { on(e); }, event);
+  return std::move(out_);
+}
+
+// ---- small tools --------------------------------------------------------------------------------
+
+void Coordinator::Machine::send(const NodeId& node, NodeCommand command) {
+  const auto it = nodes_.find(node);
+  if (it != nodes_.end() && it->second.state == NodeState::kUp)
+    out_.commands.emplace_back(node, std::move(command));
+}
+
+void Coordinator::Machine::send_members(const NodeCommand& command) {
+  std::set<NodeId> told;
+  for (const Member& m : view_->members)
+    if (told.insert(m.worker.node).second) send(m.worker.node, command);
+}
+
+void Coordinator::Machine::note(const std::string& kind, const std::string& text,
+                                std::vector<std::pair<std::string, std::string>> details) {
+  out_.records.push_back(EventRecord{0, 0, kind, active_ ? active_->value : "", epoch_, text,
+                                     std::move(details)});
+}
+
+void Coordinator::Machine::enter(Phase phase) {
+  phase_ = phase;
+  phase_since_ms_ = now_ms_;
+  waiting_for_.clear();
+}
+
+NodeStatus* Coordinator::Machine::present(const NodeId& node, uint64_t session) {
+  const auto it = nodes_.find(node);
+  if (it != nodes_.end() && it->second.session == session) return &it->second;
+  ++counters_.events_fenced;
+  return nullptr;
+}
+
+NodeStatus* Coordinator::Machine::current(const NodeId& node, uint64_t session, Epoch epoch) {
+  if (epoch == epoch_) return present(node, session);
+  ++counters_.events_fenced;
+  return nullptr;
+}
+
+void Coordinator::Machine::keep_report(NodeStatus& node, const WorkerReport& report) {
+  for (WorkerReport& known : node.workers)
+    if (known.slot == report.slot) {
+      known = report;
+      return;
+    }
+  node.workers.push_back(report);
+}
+
+std::optional<uint32_t> Coordinator::Machine::lane_of(const NodeId& node) const {
+  if (!view_) return std::nullopt;
+  for (uint32_t lane = 0; lane < view_->members.size(); ++lane)
+    if (view_->members[lane].worker.node == node) return lane;
+  return std::nullopt;
+}
+
+std::optional<uint32_t> Coordinator::Machine::lane_of(const NodeId& node, uint32_t slot) const {
+  if (!view_) return std::nullopt;
+  for (uint32_t lane = 0; lane < view_->members.size(); ++lane)
+    if (view_->members[lane].worker == WorkerId{node, slot}) return lane;
+  return std::nullopt;
+}
+
+bool Coordinator::Machine::is_holder(const NodeId& node) const {
+  if (!view_) return false;
+  return std::any_of(view_->members.begin(), view_->members.end(), [&](const Member& m) {
+    return std::find(m.holders.begin(), m.holders.end(), node) != m.holders.end();
+  });
+}
+
+// ---- nodes --------------------------------------------------------------------------------------
+
+void Coordinator::Machine::on(const NodeUp& event) {
+  NodeStatus& node = nodes_[event.node];
+  if (event.session < node.session) {
+    ++counters_.events_fenced;
+    return;
+  }
+  const bool was_up = node.state == NodeState::kUp && node.session != 0;
+  const bool new_process = node.session != event.session;
+  node = NodeStatus{event.node,           event.session,       NodeState::kUp,
+                    "",                   now_ms_,             event.failure_domain,
+                    event.peer_address,   event.fabric_address, event.arena_bytes,
+                    event.slots,          event.workers};
+  if (!was_up || new_process)
+    note("node_up", fmt::format("node {} is up", event.node.value), {{"node", event.node.value}});
+  expected_.erase(event.node);
+  switch (phase_) {
+    case Phase::kIdle:
+      end_job_of_returned(node);
+      return;
+    case Phase::kGathering:
+      answers_.erase(event.node);
+      ask_to_quiesce(event.node);
+      consider_deciding();
+      return;
+    case Phase::kRestoring:
+      if (lane_of(event.node) || is_holder(event.node))
+        change_view(fmt::format("node {} connected again in the middle of a restore",
+                                event.node.value));
+      else
+        ask_to_quiesce(event.node);
+      return;
+    case Phase::kRunning:
+    case Phase::kTakingOver:
+      if (lane_of(event.node))
+        member_is_back(node);
+      else
+        ask_to_quiesce(event.node);  // so that its workers can take part in the next view
+      return;
+  }
+}
+
+// Its daemon was restarted, or the connection was lost; the worker may have trained on.
+void Coordinator::Machine::member_is_back(const NodeStatus& node) {
+  for (uint32_t lane = 0; lane < view_->members.size(); ++lane) {
+    const WorkerId& id = view_->members[lane].worker;
+    if (id.node != node.node) continue;
+    const auto report =
+        std::find_if(node.workers.begin(), node.workers.end(),
+                     [&](const WorkerReport& w) { return w.slot == id.slot && w.alive; });
+    if (report == node.workers.end() || report->epoch != view_->epoch) {
+      change_view(fmt::format("the worker of node {} is gone", node.node.value));
+      return;
+    }
+    switch (report->phase) {
+      case WorkerPhase::kIdle:
+      case WorkerPhase::kRestoring:
+        change_view(fmt::format("node {} missed the start of the view", node.node.value));
+        return;
+      case WorkerPhase::kBroken:
+        change_view(fmt::format("a collective failed on node {}", node.node.value));
+        return;
+      case WorkerPhase::kStopped:
+        if (planned_ && report->step == planned_->step) planned_->stopped.insert(lane);
+        break;
+      case WorkerPhase::kRunning:
+        break;
+    }
+    taken_over_.insert(lane);
+  }
+  if (phase_ == Phase::kTakingOver) {
+    take_over();
+    return;
+  }
+  // What was sent while the connection was down is lost.
+  for (const Version version : captures_.under_way()) send(node.node, CommandCapture{epoch_, version});
+  if (planned_) send(node.node, CommandStopAt{epoch_, planned_->step});
+  send(node.node, CommandWatermark{epoch_, job().safe, {}});
+}
+
+// A node that was away when its job ended still runs a worker.
+void Coordinator::Machine::end_job_of_returned(const NodeStatus& node) {
+  for (const auto& [name, record] : jobs_)
+    if (!active_ || name != *active_)
+      send(node.node, CommandEndJob{epoch_, name, true, "the job has ended"});
+}
+
+void Coordinator::Machine::on(const NodeDown& event) {
+  NodeStatus* node = present(event.node, event.session);
+  if (!node || node->state != NodeState::kUp) return;
+  node->state = NodeState::kSuspected;
+  node->why = event.why;
+  node->since_ms = now_ms_;
+  note("node_suspected", fmt::format("node {}: {}", event.node.value, event.why),
+       {{"node", event.node.value}});
+  switch (phase_) {
+    case Phase::kIdle:
+      node->state = NodeState::kDown;
+      return;
+    case Phase::kGathering:
+      node->state = NodeState::kDown;  // it cannot take part; when it comes back it is asked again
+      awaited_.erase(event.node);
+      answers_.erase(event.node);
+      consider_deciding();
+      return;
+    case Phase::kRestoring:
+      if (lane_of(event.node) || is_holder(event.node))
+        change_view(fmt::format("node {} was lost during the restore: {}", event.node.value,
+                                event.why));
+      else
+        node->state = NodeState::kDown;
+      return;
+    case Phase::kRunning:
+      if (lane_of(event.node)) {
+        if (broken_since_ms_ >= 0)
+          change_view(fmt::format("node {} is gone: {}; {}", event.node.value, event.why,
+                                  broken_why_));
+        return;  // otherwise only a suspicion: its worker may train on
+      }
+      node->state = NodeState::kDown;
+      if (is_holder(event.node))
+        change_view(fmt::format("node {}, which holds replicas, is gone", event.node.value));
+      return;
+    case Phase::kTakingOver:
+      return;
+  }
+}
+
+// ---- workers ------------------------------------------------------------------------------------
+
+void Coordinator::Machine::on(const WorkerChanged& event) {
+  NodeStatus* node = present(event.node, event.session);
+  if (!node) return;
+  keep_report(*node, event.worker);
+  if (!event.worker.alive) {
+    note("worker_lost", fmt::format("worker {} of node {}: {}", event.worker.slot,
+                                    event.node.value, event.why),
+         {{"node", event.node.value}});
+    if (const auto answer = answers_.find(event.node); answer != answers_.end())
+      std::erase_if(answer->second.workers,
+                    [&](const WorkerReport& w) { return w.slot == event.worker.slot; });
+  }
+  const bool member = lane_of(event.node, event.worker.slot).has_value();
+  switch (phase_) {
+    case Phase::kIdle:
+      return;
+    case Phase::kGathering:
+      consider_deciding();
+      return;
+    case Phase::kRestoring:
+    case Phase::kRunning:
+    case Phase::kTakingOver:
+      if (member && !event.worker.alive)
+        change_view(fmt::format("the worker of node {} ended: {}", event.node.value, event.why));
+      else if (member && event.worker.epoch != epoch_)
+        change_view(fmt::format("the worker of node {} was started anew", event.node.value));
+      return;
+  }
+}
+
+void Coordinator::Machine::on(const NodeQuiesced& event) {
+  NodeStatus* node = current(event.node, event.session, event.epoch);
+  if (!node) return;
+  for (const WorkerReport& report : event.workers) keep_report(*node, report);
+  if (phase_ != Phase::kGathering) return;  // a node that came while a view runs: see watch_returns
+  awaited_.erase(event.node);
+  answers_[event.node] = event;
+  consider_deciding();
+}
+
+void Coordinator::Machine::on(const WorkerRestored& event) {
+  if (!current(event.node, event.session, event.epoch)) return;
+  const auto lane = lane_of(event.node, event.slot);
+  if (phase_ != Phase::kRestoring || !lane) return;
+  restored_[*lane] = event.comm_address;
+  if (restored_.size() == view_->members.size()) restored_by_all();
+}
+
+void Coordinator::Machine::on(const WorkerRestoreFailed& event) {
+  if (!current(event.node, event.session, event.epoch)) return;
+  if (phase_ != Phase::kRestoring) return;
+  for (const uint32_t shard : event.shards) strikes_.push_back({event.from, shard, view_->base});
+  note("restore_failed",
+       fmt::format("{} shards could not be had from node {}: {}", event.shards.size(),
+                   event.from.value, event.error.to_string()),
+       {{"node", event.node.value}, {"from", event.from.value}});
+  change_view(fmt::format("node {} could not restore: {}", event.node.value, event.error.message));
+}
+
+void Coordinator::Machine::on(const WorkerCommBroken& event) {
+  if (!current(event.node, event.session, event.epoch) || phase_ != Phase::kRunning) return;
+  if (!lane_of(event.node, event.slot)) return;
+  if (broken_since_ms_ < 0) {
+    broken_since_ms_ = now_ms_;
+    broken_why_ = fmt::format("a collective failed on node {}: {}", event.node.value,
+                              event.error.message);
+  }
+  watch_suspects();
+}
+
+void Coordinator::Machine::on(const WorkerFatal& event) {
+  if (!present(event.node, event.session)) return;
+  if (!active_ || (event.epoch != epoch_ && phase_ != Phase::kGathering)) return;
+  if (event.error.code == ErrorCode::kCommAborted) return;
+  finish_job(JobState::kFailed, fmt::format("node {}: {}", event.node.value,
+                                            event.error.to_string()));
+}
+
+// ---- outside ------------------------------------------------------------------------------------
+
+Event to_event(NodeEvent event) {
+  return std::visit([](auto&& e) -> Event { return std::forward<decltype(e)>(e); },
+                    std::move(event));
+}
+
+Coordinator::Coordinator(CoordinatorOptions options, Epoch current, std::vector<JobRecord> jobs)
+    : machine_(std::make_unique<Machine>(options, current, std::move(jobs))) {}
+Coordinator::~Coordinator() = default;
+Coordinator::Coordinator(Coordinator&&) noexcept = default;
+Coordinator& Coordinator::operator=(Coordinator&&) noexcept = default;
+
+Outcome Coordinator::step(int64_t now_ms, const Event& event) {
+  return machine_->step(now_ms, event);
+}
+Epoch Coordinator::epoch() const { return machine_->epoch(); }
+Phase Coordinator::phase() const { return machine_->phase(); }
+const std::string& Coordinator::waiting_for() const { return machine_->waiting_for(); }
+const std::map<NodeId, NodeStatus>& Coordinator::nodes() const { return machine_->nodes(); }
+const std::map<JobId, JobRecord>& Coordinator::jobs() const { return machine_->jobs(); }
+const JobRecord* Coordinator::active_job() const { return machine_->active_job(); }
+const View* Coordinator::view() const { return machine_->view(); }
+bool Coordinator::is_protected() const { return machine_->is_protected(); }
+StateVersion Coordinator::safe() const { return machine_->safe(); }
+Version Coordinator::newest_version() const { return machine_->newest_version(); }
+const std::optional<train::StepDone>& Coordinator::last_step() const {
+  return machine_->last_step();
+}
+const CoordinatorCounters& Coordinator::counters() const { return machine_->counters(); }
+
+}  // namespace holdfast::daemon

@@ -1,0 +1,165 @@
+// The coordinator's insides: one class, in four parts. machine.cpp takes events and nodes in,
+// gathering.cpp ends a view and decides the next, running.cpp watches a view that runs, requests.cpp
+// answers people and moves jobs through their states.
+#pragma once
+
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "daemon/coordinator/captures.h"
+#include "daemon/coordinator/coordinator.h"
+#include "daemon/coordinator/decide.h"
+#include "daemon/coordinator/ledger.h"
+#include "train/model/parameter_layout.h"
+
+namespace holdfast::daemon {
+
+class Coordinator::Machine {
+ public:
+  Machine(CoordinatorOptions options, Epoch current, std::vector<JobRecord> jobs);
+  Outcome step(int64_t now_ms, const Event& event);
+
+  Epoch epoch() const { return epoch_; }
+  Phase phase() const { return phase_; }
+  const std::string& waiting_for() const { return waiting_for_; }
+  const std::map<NodeId, NodeStatus>& nodes() const { return nodes_; }
+  const std::map<JobId, JobRecord>& jobs() const { return jobs_; }
+  const JobRecord* active_job() const { return active_ ? &jobs_.at(*active_) : nullptr; }
+  const View* view() const { return view_ ? &*view_ : nullptr; }
+  bool is_protected() const { return protected_; }
+  StateVersion safe() const { return active_ ? jobs_.at(*active_).safe : StateVersion{}; }
+  Version newest_version() const { return newest_; }
+  const std::optional<train::StepDone>& last_step() const { return last_step_; }
+  const CoordinatorCounters& counters() const { return counters_; }
+
+ private:
+  // ---- machine.cpp: events
+  void on(const NodeUp& event);
+  void on(const NodeDown& event);
+  void on(const WorkerChanged& event);
+  void on(const NodeQuiesced& event);
+  void on(const WorkerRestored& event);
+  void on(const WorkerRestoreFailed& event);
+  void on(const WorkerStepDone& event);
+  void on(const WorkerReplicated& event);
+  void on(const WorkerCaptureMissed& event);
+  void on(const WorkerStopped& event);
+  void on(const WorkerStopRefused& event);
+  void on(const WorkerCommBroken& event);
+  void on(const WorkerFatal& event);
+  void on(const SubmitJob& event);
+  void on(const StopJob& event);
+  void on(const ResumeJob& event);
+  void on(const Tick& event);
+
+  // The node if the message is of its present session, nullptr (and counted) otherwise.
+  NodeStatus* present(const NodeId& node, uint64_t session);
+  // As present(), and of the current epoch.
+  NodeStatus* current(const NodeId& node, uint64_t session, Epoch epoch);
+  void keep_report(NodeStatus& node, const WorkerReport& report);
+  std::optional<uint32_t> lane_of(const NodeId& node) const;
+  std::optional<uint32_t> lane_of(const NodeId& node, uint32_t slot) const;
+  bool is_holder(const NodeId& node) const;
+  void member_is_back(const NodeStatus& node);
+  void end_job_of_returned(const NodeStatus& node);
+
+  // ---- gathering.cpp
+  void change_view(const std::string& why);
+  void ask_to_quiesce(const NodeId& node);
+  void consider_deciding();
+  std::optional<std::string> wait_reason(const std::vector<WorkerId>& workers,
+                                         const StateVersion& base);
+  std::vector<WorkerId> ready_workers() const;
+  Holdings collect_holdings() const;
+  DecideInput decide_input(std::vector<WorkerId> workers) const;
+  void announce(Decision decision);
+  void restored_by_all();
+
+  // ---- running.cpp
+  void take_over();
+  void watch();
+  void watch_captures();
+  void watch_suspects();
+  void watch_returns();
+  void name_captures();
+  void capture(Version version);
+  void became_safe(Version version, const std::vector<Version>& abandoned);
+  void propose_stop(const std::string& why);
+  void stopped_by_all();
+  void give_up_planned(const std::string& why);
+
+  // ---- requests.cpp
+  void finish_job(JobState state, const std::string& detail);
+  Status check_submission(const conf::JobConfig& job) const;
+  void start(const JobId& job);
+  void store_job(bool sync);
+  void answer(uint64_t request, Status status);
+
+  // ---- small tools
+  JobRecord& job() { return jobs_.at(*active_); }
+  const JobRecord& job() const { return jobs_.at(*active_); }
+  bool wants_captures() const { return job().config.snapshot.policy != "none"; }
+  void send(const NodeId& node, NodeCommand command);
+  void send_members(const NodeCommand& command);
+  void note(const std::string& kind, const std::string& text,
+            std::vector<std::pair<std::string, std::string>> details = {});
+  void enter(Phase phase);
+
+  const CoordinatorOptions options_;
+  int64_t now_ms_ = 0;
+  Outcome out_;
+
+  Epoch epoch_;
+  std::map<NodeId, NodeStatus> nodes_;
+  std::map<JobId, JobRecord> jobs_;
+  std::optional<JobId> active_;
+  CoordinatorCounters counters_;
+
+  Phase phase_ = Phase::kIdle;
+  int64_t phase_since_ms_ = 0;
+  std::string waiting_for_;
+
+  // Of the active job.
+  std::vector<uint64_t> shard_bytes_;
+  std::optional<Ledger> ledger_;
+  std::map<WorkerId, uint32_t> failed_views_;  // in a row
+  std::map<WorkerId, int64_t> benched_until_ms_;
+
+  // Gathering.
+  std::set<NodeId> awaited_;             // asked to quiesce, not answered
+  std::map<NodeId, NodeQuiesced> answers_;
+  std::set<NodeId> expected_;            // of the last view, not yet heard of by this process
+  struct Strike {
+    NodeId node;
+    uint32_t shard;
+    StateVersion state;
+  };
+  std::vector<Strike> strikes_;          // copies that could not be had, until a view runs
+  int64_t below_safe_since_ms_ = -1;     // since when only a base below the safe version can be had
+
+  // Restoring and running.
+  std::optional<View> view_;
+  std::map<uint32_t, std::string> restored_;  // lane -> communicator address
+  std::set<uint32_t> taken_over_;             // lanes that reported to this process
+  Captures captures_;
+  bool protected_ = false;
+  Version newest_;                            // made, or the base
+  std::optional<train::StepDone> last_step_;
+  int64_t last_progress_ms_ = 0;
+  int64_t broken_since_ms_ = -1;              // a collective failed
+  std::string broken_why_;
+
+  // A planned change: everybody stands before step `step`.
+  struct Planned {
+    Step step;
+    std::string why;
+    int64_t since_ms = 0;
+    std::set<uint32_t> stopped;
+  };
+  std::optional<Planned> planned_;
+};
+
+}  // namespace holdfast::daemon

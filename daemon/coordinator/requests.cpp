@@ -1,0 +1,166 @@
+// What people ask for, and a job's way through its states.
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "daemon/coordinator/machine.h"
+#include "storage/replica/capacity.h"
+#include "train/schedule/rounds.h"
+
+namespace holdfast::daemon {
+namespace {
+
+std::vector<std::vector<uint32_t>> plan_of(const conf::JobConfig& config, const View& view) {
+  std::vector<uint32_t> coordinates;
+  for (const Member& m : view.members) coordinates.push_back(m.coordinate.value);
+  std::vector<std::vector<uint32_t>> plan(view.members.size());
+  for (const train::Round& round :
+       train::plan_rounds(config.pipelines, config.micro_batches, coordinates))
+    for (uint32_t lane = 0; lane < round.lanes.size(); ++lane)
+      if (round.lanes[lane]) plan[lane].push_back(round.lanes[lane]->value);
+  return plan;
+}
+
+std::vector<uint64_t> shard_sizes(const conf::JobConfig& config) {
+  const train::ParameterLayout layout(config.model, config.slices());
+  std::vector<uint64_t> bytes;
+  for (uint32_t shard = 0; shard < layout.shard_count(); ++shard)
+    bytes.push_back(layout.shard_bytes(ShardId::unflat(shard, layout.slices())));
+  return bytes;
+}
+
+}  // namespace
+
+void Coordinator::Machine::store_job(bool sync) { out_.records.push_back(StoreJob{job(), sync}); }
+
+void Coordinator::Machine::answer(uint64_t request, Status status) {
+  out_.records.push_back(RequestDone{request, std::move(status)});
+}
+
+void Coordinator::Machine::start(const JobId& name) {
+  active_ = name;
+  const JobRecord& record = jobs_.at(name);
+  shard_bytes_ = shard_sizes(record.config);
+  ledger_.emplace(record.history, record.safe.version,
+                  [config = record.config](const View& view) { return plan_of(config, view); });
+  newest_ = record.safe.version;
+  view_.reset();
+  last_step_.reset();
+  failed_views_.clear();
+  benched_until_ms_.clear();
+  strikes_.clear();
+}
+
+Status Coordinator::Machine::check_submission(const conf::JobConfig& config) const {
+  if (const auto it = jobs_.find(config.name); it != jobs_.end())
+    return fail(ErrorCode::kJobExists, fmt::format("a job named {} exists already", config.name.value));
+  if (active_)
+    return fail(ErrorCode::kJobState,
+                fmt::format("job {} is under way, and a cluster runs one job at a time",
+                            active_->value));
+  RETURN_IF_ERROR(conf::validate(config));
+  if (config.snapshot.policy == "none") return {};
+  const std::vector<uint64_t> bytes = shard_sizes(config);
+  for (const auto& [id, node] : nodes_) {
+    if (node.state != NodeState::kUp) continue;
+    const uint32_t replicas = config.snapshot.replicas;
+    RETURN_IF_ERROR(storage::check_arena(
+        id, node.arena_bytes,
+        storage::ArenaDemand{bytes, config.pipelines, node.slots, config.tolerate, replicas,
+                             replicas * node.slots}));
+  }
+  return {};
+}
+
+void Coordinator::Machine::on(const SubmitJob& event) {
+  if (Status status = check_submission(event.job); !status)
+    return answer(event.request, std::move(status));
+  const JobId name = event.job.name;
+  JobRecord record;
+  record.config = event.job;
+  jobs_[name] = record;
+  start(name);
+  store_job(true);
+  note("job_submitted", fmt::format("job {} was submitted", name.value));
+  answer(event.request, {});
+  change_view(fmt::format("job {} starts", name.value));
+}
+
+void Coordinator::Machine::on(const StopJob& event) {
+  const auto it = jobs_.find(event.job);
+  if (it == jobs_.end())
+    return answer(event.request, fail(ErrorCode::kJobUnknown,
+                                      fmt::format("there is no job named {}", event.job.value)));
+  if (active_ != event.job)
+    return answer(event.request,
+                  fail(ErrorCode::kJobState, fmt::format("job {} is not running", event.job.value)));
+  answer(event.request, {});
+  switch (phase_) {
+    case Phase::kIdle:
+    case Phase::kGathering:
+    case Phase::kRestoring:
+      return finish_job(JobState::kStopped, fmt::format("stopped at {}", to_string(job().safe)));
+    case Phase::kRunning:
+    case Phase::kTakingOver:
+      job().state = JobState::kStopping;
+      job().detail = "a stop was requested";
+      store_job(true);
+      note("job_stopping", "a stop was requested");
+      // A planned change that is under way ends in the stop.
+      return;
+  }
+}
+
+void Coordinator::Machine::on(const ResumeJob& event) {
+  const auto it = jobs_.find(event.job);
+  if (it == jobs_.end())
+    return answer(event.request, fail(ErrorCode::kJobUnknown,
+                                      fmt::format("there is no job named {}", event.job.value)));
+  if (active_)
+    return answer(event.request, fail(ErrorCode::kJobState,
+                                      fmt::format("job {} is under way", active_->value)));
+  JobRecord& record = it->second;
+  if (record.state != JobState::kStopped && record.state != JobState::kFailed)
+    return answer(event.request, fail(ErrorCode::kJobState,
+                                      fmt::format("job {} has done all its steps", event.job.value)));
+  if (record.state_lost) {  // the person was told, and decided to begin again
+    record.safe = {};
+    record.state_lost = false;
+  }
+  record.state = JobState::kStarting;
+  start(event.job);
+  store_job(true);
+  note("job_resumed", fmt::format("job {} was resumed", event.job.value));
+  answer(event.request, {});
+  change_view(fmt::format("job {} is resumed", event.job.value));
+}
+
+void Coordinator::Machine::finish_job(JobState state, const std::string& detail) {
+  JobRecord& record = job();
+  if (state == JobState::kDone) {
+    // Without snapshots, or when the last could not be kept, the rows stand for what was made.
+    uint64_t inferred = 0;
+    for (LedgerRow& row : ledger_->seal(newest_, inferred))
+      out_.records.push_back(SealRow{*active_, std::move(row)});
+    counters_.rows_inferred += inferred;
+    record.steps_done = newest_.value;
+  } else {
+    record.steps_done = record.safe.version.value;
+  }
+  record.state = state;
+  record.detail = detail;
+  store_job(true);
+  note(state == JobState::kDone ? "job_done" : state == JobState::kFailed ? "job_failed" : "job_stopped",
+       detail);
+  for (const auto& [id, node] : nodes_)
+    send(id, CommandEndJob{epoch_, *active_, true, detail});
+  active_.reset();
+  view_.reset();
+  ledger_.reset();
+  planned_.reset();
+  captures_.close();
+  protected_ = false;
+  enter(Phase::kIdle);
+}
+
+}  // namespace holdfast::daemon
