@@ -63,11 +63,10 @@ Status Coordinator::Machine::check_submission(const conf::JobConfig& config) con
   const std::vector<uint64_t> bytes = shard_sizes(config);
   for (const auto& [id, node] : nodes_) {
     if (node.state != NodeState::kUp) continue;
-    const uint32_t replicas = config.snapshot.replicas;
+    const uint32_t held = std::min(config.snapshot.replicas * node.slots, config.pipelines);
     RETURN_IF_ERROR(storage::check_arena(
         id, node.arena_bytes,
-        storage::ArenaDemand{bytes, config.pipelines, node.slots, config.tolerate, replicas,
-                             replicas * node.slots}));
+        storage::ArenaDemand{bytes, config.pipelines, node.slots, config.tolerate, held}));
   }
   return {};
 }
