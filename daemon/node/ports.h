@@ -9,6 +9,7 @@
 #include "base/ids.h"
 #include "base/result.h"
 #include "daemon/coordinator/types.h"
+#include "daemon/node/node_job.h"
 #include "train/worker/messages.h"
 
 namespace holdfast::daemon {
@@ -42,7 +43,7 @@ class ReplicaPort {
                          const std::vector<train::ShardBlock>& blocks,
                          const std::vector<NodeId>& holders,
                          std::function<void(std::vector<Replicated>)> done) = 0;
-  virtual void fetch(Epoch epoch, uint64_t job, const StateVersion& state,
+  virtual void fetch(Epoch epoch, const NodeJob& job, const StateVersion& state,
                      const std::vector<uint32_t>& shards, const NodeId& from,
                      std::function<void(Fetched)> done) = 0;
 };

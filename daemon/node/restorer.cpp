@@ -45,7 +45,7 @@ void Restorer::restore(const NodeJob& job, const CommandRestore& command) {
     return;
   }
   for (const auto& [from, shards] : wanted)
-    replicas_.fetch(command.view.epoch, job.hash, base, shards, from,
+    replicas_.fetch(command.view.epoch, job, base, shards, from,
                     [this, work, from = from](const Fetched& result) {
                       fetched(work, from, result);
                     });
