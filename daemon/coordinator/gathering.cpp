@@ -62,7 +62,7 @@ void Coordinator::Machine::change_view(const std::string& why) {
   restored_.clear();
   captures_.close();
   planned_.reset();
-  protected_ = false;
+  settled_ = protected_ = false;
   below_safe_since_ms_ = -1;
   broken_since_ms_ = -1;
   for (auto& [id, node] : nodes_) {
@@ -221,7 +221,7 @@ void Coordinator::Machine::restored_by_all() {
 
   captures_.open(static_cast<uint32_t>(view_->members.size()), job().config.snapshot.every);
   if (!wants_captures()) {
-    protected_ = true;
+    settled_ = protected_ = true;
   } else if (view_->base.version == Version(0) || options_.test_skip_protection) {
     became_safe(view_->base.version, {});  // version 0 is computed from the seed, not kept
   } else {

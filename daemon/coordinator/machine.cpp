@@ -150,6 +150,7 @@ void Coordinator::Machine::on(const NodeUp& event) {
 
 // Its daemon was restarted, or the connection was lost; the worker may have trained on.
 void Coordinator::Machine::member_is_back(const NodeStatus& node) {
+  std::vector<std::pair<uint32_t, Step>> stopped;
   for (uint32_t lane = 0; lane < view_->members.size(); ++lane) {
     const WorkerId& id = view_->members[lane].worker;
     if (id.node != node.node) continue;
@@ -168,8 +169,8 @@ void Coordinator::Machine::member_is_back(const NodeStatus& node) {
       case WorkerPhase::kBroken:
         change_view(fmt::format("a collective failed on node {}", node.node.value));
         return;
-      case WorkerPhase::kStopped:
-        if (planned_ && report->step == planned_->step) planned_->stopped.insert(lane);
+      case WorkerPhase::kStopped:  // said while nobody listened
+        stopped.emplace_back(lane, report->step);
         break;
       case WorkerPhase::kRunning:
         break;
@@ -177,6 +178,7 @@ void Coordinator::Machine::member_is_back(const NodeStatus& node) {
     taken_over_.insert(lane);
   }
   if (phase_ == Phase::kTakingOver) {
+    for (const auto& [lane, step] : stopped) stopped_unheard_[lane] = step;
     take_over();
     return;
   }
@@ -184,6 +186,8 @@ void Coordinator::Machine::member_is_back(const NodeStatus& node) {
   for (const Version version : captures_.under_way()) send(node.node, CommandCapture{epoch_, version});
   if (planned_) send(node.node, CommandStopAt{epoch_, planned_->step});
   send(node.node, CommandWatermark{epoch_, job().safe, {}});
+  for (const auto& [lane, step] : stopped)
+    if (phase_ == Phase::kRunning) lane_stopped(lane, step);
 }
 
 // A node that was away when its job ended still runs a worker.

@@ -86,8 +86,11 @@ class Coordinator::Machine {
   void watch_returns();
   void name_captures();
   void capture(Version version);
+  bool enough_holders() const;
+  void consider_protected();
   void became_safe(Version version, const std::vector<Version>& abandoned);
   void propose_stop(const std::string& why);
+  void lane_stopped(uint32_t lane, Step step);
   void stopped_by_all();
   void give_up_planned(const std::string& why);
 
@@ -144,8 +147,10 @@ class Coordinator::Machine {
   std::optional<View> view_;
   std::map<uint32_t, std::string> restored_;  // lane -> communicator address
   std::set<uint32_t> taken_over_;             // lanes that reported to this process
+  std::map<uint32_t, Step> stopped_unheard_;  // of these, those that stand, by step
   Captures captures_;
-  bool protected_ = false;
+  bool settled_ = false;    // a version of this view is safe: planned changes may come
+  bool protected_ = false;  // and it is held by as many nodes as the job asks for
   Version newest_;                            // made, or the base
   std::optional<train::StepDone> last_step_;
   int64_t last_progress_ms_ = 0;
@@ -160,6 +165,7 @@ class Coordinator::Machine {
     std::set<uint32_t> stopped;
   };
   std::optional<Planned> planned_;
+  uint32_t end_attempts_ = 0;  // at keeping the last version
 };
 
 }  // namespace holdfast::daemon

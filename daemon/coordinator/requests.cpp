@@ -49,6 +49,7 @@ void Coordinator::Machine::start(const JobId& name) {
   failed_views_.clear();
   benched_until_ms_.clear();
   strikes_.clear();
+  end_attempts_ = 0;
 }
 
 Status Coordinator::Machine::check_submission(const conf::JobConfig& config) const {
@@ -158,7 +159,7 @@ void Coordinator::Machine::finish_job(JobState state, const std::string& detail)
   ledger_.reset();
   planned_.reset();
   captures_.close();
-  protected_ = false;
+  settled_ = protected_ = false;
   enter(Phase::kIdle);
 }
 

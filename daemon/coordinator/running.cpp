@@ -7,6 +7,8 @@
 
 namespace holdfast::daemon {
 
+constexpr uint32_t kMostEndAttempts = 3;
+
 // ---- a new coordinator process ------------------------------------------------------------------
 
 void Coordinator::Machine::take_over() {
@@ -30,8 +32,11 @@ void Coordinator::Machine::take_over() {
   taken_over_.clear();
   last_progress_ms_ = now_ms_;
   broken_since_ms_ = -1;
-  protected_ = !wants_captures() || job().safe == view_->base || job().safe.made == epoch_;
+  settled_ = !wants_captures() || job().safe == view_->base || job().safe.made == epoch_;
+  protected_ = settled_ && enough_holders();
   name_captures();
+  for (const auto& [lane, step] : std::exchange(stopped_unheard_, {}))
+    if (phase_ == Phase::kRunning) lane_stopped(lane, step);
 }
 
 void Coordinator::Machine::on(const Tick&) {
@@ -128,14 +133,33 @@ void Coordinator::Machine::became_safe(Version version, const std::vector<Versio
   counters_.rows_inferred += inferred;
   store_job(false);
   for (const auto& [id, node] : nodes_) send(id, CommandWatermark{epoch_, record.safe, abandoned});
-  if (!protected_) {
-    protected_ = true;
-    for (const Member& m : view_->members) failed_views_.erase(m.worker);
-    note("protected", fmt::format("{} is held by enough nodes", to_string(record.safe)),
-         {{"version", std::to_string(version.value)}});
-  }
+  settled_ = true;
+  for (const Member& m : view_->members) failed_views_.erase(m.worker);
+  consider_protected();
   name_captures();
   if (planned_) stopped_by_all();
+}
+
+// min(r, other live domains) holders for every member, as section 8 of the design asks; nodes may have
+// come after the view was decided.
+bool Coordinator::Machine::enough_holders() const {
+  if (!wants_captures()) return true;
+  for (const Member& m : view_->members) {
+    std::set<std::string> others;
+    for (const auto& [id, node] : nodes_)
+      if (node.state == NodeState::kUp) others.insert(node.failure_domain);
+    others.erase(nodes_.at(m.worker.node).failure_domain);
+    if (m.holders.size() < std::min<size_t>(job().config.snapshot.replicas, others.size()))
+      return false;
+  }
+  return true;
+}
+
+void Coordinator::Machine::consider_protected() {
+  if (protected_ || !settled_ || !enough_holders()) return;
+  protected_ = true;
+  note("protected", fmt::format("{} is held by enough nodes", to_string(job().safe)),
+       {{"version", std::to_string(job().safe.version.value)}});
 }
 
 void Coordinator::Machine::on(const WorkerCaptureMissed& event) {
@@ -190,6 +214,7 @@ void Coordinator::Machine::watch_suspects() {
 void Coordinator::Machine::watch() {
   watch_suspects();
   if (phase_ != Phase::kRunning) return;
+  consider_protected();
   watch_captures();
   watch_returns();
   if (phase_ == Phase::kRunning && planned_ &&
@@ -204,10 +229,11 @@ void Coordinator::Machine::watch() {
 // A returned node re-joins, and a job that was asked to stop stops, at a step boundary of a view whose
 // base is held by enough nodes.
 void Coordinator::Machine::watch_returns() {
-  if (planned_ || !protected_ || newest_ == view_->base.version) return;
+  if (planned_ || !settled_ || newest_ == view_->base.version) return;
   if (job().state == JobState::kStopping) return propose_stop("a stop was requested");
-  if (view_->members.size() >= job().config.pipelines) return;
   if (newest_.value + 3 >= job().config.steps) return;  // not worth it any more
+  if (!enough_holders()) return propose_stop("more nodes can hold replicas");
+  if (view_->members.size() >= job().config.pipelines) return;
   for (const WorkerId& worker : ready_workers())
     if (!lane_of(worker.node, worker.slot))
       return propose_stop(fmt::format("node {} re-joins", worker.node.value));
@@ -229,15 +255,15 @@ void Coordinator::Machine::on(const WorkerStopRefused& event) {
 
 void Coordinator::Machine::on(const WorkerStopped& event) {
   if (!current(event.node, event.session, event.epoch) || phase_ != Phase::kRunning) return;
-  const auto lane = lane_of(event.node, event.slot);
-  if (!lane) return;
+  if (const auto lane = lane_of(event.node, event.slot)) lane_stopped(*lane, event.step);
+}
+
+void Coordinator::Machine::lane_stopped(uint32_t lane, Step step) {
   last_progress_ms_ = now_ms_;
-  const bool end = event.step.value >= job().config.steps;
-  if (end && (!planned_ || planned_->step < event.step)) {
-    planned_ = Planned{event.step, "the job is done", now_ms_, {}};
-  }
-  if (!planned_ || event.step != planned_->step) return;
-  planned_->stopped.insert(*lane);
+  if (step.value >= job().config.steps && (!planned_ || planned_->step < step))
+    planned_ = Planned{step, "the job is done", now_ms_, {}};
+  if (!planned_ || step != planned_->step) return;
+  planned_->stopped.insert(lane);
   stopped_by_all();
 }
 
@@ -245,7 +271,7 @@ void Coordinator::Machine::stopped_by_all() {
   if (planned_->stopped.size() < view_->members.size()) return;
   const Version version(planned_->step.value);
   newest_ = std::max(newest_, version);
-  const bool kept = !wants_captures() || (job().safe.version == version && protected_);
+  const bool kept = !wants_captures() || (job().safe.version == version && settled_);
   if (!kept) {
     if (captures_.is_under_way(version)) return;
     captures_.name_now(now_ms_, version);
@@ -265,8 +291,11 @@ void Coordinator::Machine::give_up_planned(const std::string& why) {
   const Planned planned = *planned_;
   note("planned_given_up", fmt::format("{} (before step {}): {}", planned.why, planned.step.value, why));
   planned_.reset();
-  if (planned.step.value >= job().config.steps)
+  if (planned.step.value >= job().config.steps) {
+    // The last state is what the whole job was for: try with a new view before giving it up.
+    if (++end_attempts_ < kMostEndAttempts) return change_view("the last version could not be kept");
     return finish_job(JobState::kDone, "all steps are done; the last version could not be kept");
+  }
   if (job().state == JobState::kStopping)
     return finish_job(JobState::kStopped, fmt::format("stopped at {}", to_string(job().safe)));
   for (const Member& m : view_->members) benched_until_ms_.erase(m.worker);

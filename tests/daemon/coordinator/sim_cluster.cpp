@@ -1,0 +1,272 @@
+#include "tests/daemon/coordinator/sim_cluster.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace holdfast::daemon::sim {
+
+using train::WorkerPhase;
+
+namespace {
+
+constexpr uint64_t kMostEvents = 60'000;
+
+conf::JobConfig walk_job(const WalkOptions& options) {
+  conf::JobConfig job;
+  job.name = JobId("walk");
+  job.steps = options.steps;
+  job.pipelines = options.nodes;
+  job.micro_batches = 2;
+  job.model.layers = 1;
+  job.model.experts = 2;
+  job.model.width = 8;
+  job.model.heads = 2;
+  job.model.kv_heads = 1;
+  job.model.expert_width = 8;
+  job.snapshot.replicas = options.replicas;
+  job.data.path = "walk.tokens";
+  return job;
+}
+
+}  // namespace
+
+SimCluster::SimCluster(WalkOptions options)
+    : options_(std::move(options)),
+      random_(options_.seed),
+      job_(walk_job(options_)),
+      faults_left_(options_.faults),
+      epoch_{7, 0} {
+  lineage_[0] = {0, Epoch{}};
+  for (uint32_t i = 0; i < options_.nodes; ++i) {
+    nodes_.emplace_back();
+    nodes_.back().id = NodeId(fmt::format("node-{}", i));
+    start_daemon(nodes_.back());
+  }
+  coordinator_.emplace(options_.coordinator, epoch_, std::vector<JobRecord>{});
+  feed(SubmitJob{1, job_});
+}
+
+void SimCluster::broke(const std::string& promise) {
+  if (broken_.empty())
+    broken_ = fmt::format("{} (seed {}, event {}, epoch {})", promise, options_.seed, events_,
+                          to_string(epoch_));
+}
+
+void SimCluster::feed(const Event& event) {
+  if (coordinator_up_) apply(coordinator_->step(now_ms_, event));
+}
+
+void SimCluster::apply(Outcome outcome) {
+  for (const Record& record : outcome.records) apply_record(record);
+  for (auto& [id, command] : outcome.commands) {
+    Node& node = *find(id);
+    if (node.daemon && node.connected) node.down.push_back(std::move(command));
+  }
+}
+
+void SimCluster::apply_record(const Record& record) {
+  if (const auto* epoch = std::get_if<StoreEpoch>(&record)) {
+    if (epoch->expected != epoch_) broke("fencing: an epoch was stored over another");
+    epoch_ = epoch->next;
+  } else if (const auto* job = std::get_if<StoreJob>(&record)) {
+    const auto before = jobs_.find(job->job.config.name);
+    const StateVersion safe_before = before == jobs_.end() ? StateVersion{} : before->second.safe;
+    const bool enough = lost_.size() <= tolerated_;
+    if (enough && job->job.safe.version < safe_before.version)
+      broke(fmt::format("no-loss: {} nodes lost, and {} fell to {}", lost_.size(),
+                        to_string(safe_before), to_string(job->job.safe)));
+    if (enough && job->job.state_lost)
+      broke(fmt::format("no-loss: {} nodes lost, and the state is gone", lost_.size()));
+    jobs_[job->job.config.name] = job->job;
+    if (!job->job.history.empty()) {
+      const View& view = job->job.history.back();
+      if (announced_.try_emplace(view.epoch, view).second) ++views_;
+    }
+  } else if (const auto* row = std::get_if<SealRow>(&record)) {
+    ledger_[{row->row.step, row->row.lane}] = row->row;
+  } else if (const auto* gone = std::get_if<VoidLedger>(&record)) {
+    std::erase_if(ledger_, [&](const auto& entry) { return entry.first.first >= gone->from; });
+  } else if (const auto* event = std::get_if<EventRecord>(&record)) {
+    if (event->kind == "protected") {
+      // With fewer live domains than replicas wanted, fewer losses are promised for.
+      tolerated_ = options_.replicas;
+      for (const Member& m : announced_.at(event->epoch).members)
+        tolerated_ = std::min(tolerated_, static_cast<uint32_t>(m.holders.size()));
+      lost_.clear();
+      for (const Node& node : nodes_)
+        if (!node.daemon) lost_.insert(node.id);
+    }
+  }
+}
+
+// one-version: when every lane of a view runs, every shard has one owner and all are of one state.
+void SimCluster::check_view_started(Epoch epoch) {
+  const View& view = announced_.at(epoch);
+  std::map<uint32_t, uint32_t> owners;
+  std::set<Content> contents;
+  for (const Member& m : view.members) {
+    const Node& node = *find(m.worker.node);
+    if (node.epoch != epoch || !node.worker.alive || node.worker.phase != WorkerPhase::kRunning)
+      return;  // not all there yet
+    for (const auto& [shard, content] : node.worker.buffers.rbegin()->second) {
+      ++owners[shard];
+      contents.insert(content);
+    }
+  }
+  if (!started_.insert(epoch).second) return;
+  if (owners.size() != view.owner_lane.size()) broke("one-version: a shard has no owner");
+  for (const auto& [shard, count] : owners)
+    if (count != 1) broke(fmt::format("one-version: shard {} has {} owners", shard, count));
+  if (contents.size() != 1)
+    broke(fmt::format("one-version: the view of {} begins with {} histories", to_string(view.base),
+                      contents.size()));
+}
+
+// exactly-once, against what really happened: the line of the final state.
+void SimCluster::check_ledger() {
+  std::set<Content> final_contents;
+  for (const Node& node : nodes_)
+    for (const Block& b : node.arena)
+      if (b.state == jobs_.begin()->second.safe && !b.damaged) final_contents.insert(b.content);
+  if (final_contents.size() != 1) return broke("the final state is not one");
+  Content content = *final_contents.begin();
+  for (uint64_t step = options_.steps; step-- > 0;) {
+    if (!lineage_.contains(content))
+      return broke("one-version: a version came of an aborted reduction");
+    const auto [before, made] = lineage_.at(content);
+    std::multiset<uint32_t> ran;
+    for (auto it = ledger_.lower_bound({Step(step), 0});
+         it != ledger_.end() && it->first.first == Step(step); ++it) {
+      if (it->second.made != made)
+        return broke(fmt::format("exactly-once: step {} was made in {}, the ledger says {}", step,
+                                 to_string(made), to_string(it->second.made)));
+      ran.insert(it->second.micro_batches.begin(), it->second.micro_batches.end());
+    }
+    for (uint32_t j = 0; j < job_.pipelines * job_.micro_batches; ++j)
+      if (ran.count(j) != 1)
+        return broke(fmt::format("exactly-once: micro-batch {} of step {} counted {} times", j,
+                                 step, ran.count(j)));
+    content = before;
+  }
+  if (content != 0) broke("the line of the final state does not begin at the start");
+}
+
+void SimCluster::restart_coordinator() {
+  std::vector<JobRecord> jobs;
+  for (const auto& [name, job] : jobs_) jobs.push_back(job);
+  coordinator_.emplace(options_.coordinator, epoch_, std::move(jobs));
+  coordinator_up_ = true;
+  for (Node& node : nodes_) {
+    node.connected = false;
+    node.up.clear();
+    node.down.clear();
+  }
+}
+
+void SimCluster::fault() {
+  --faults_left_;
+  Node& node = nodes_[draw(options_.nodes)];
+  switch (draw(6)) {
+    case 0:
+      if (node.worker.alive) kill_worker(node, node.daemon);
+      return;
+    case 1:  // the daemon alone
+      if (node.daemon) kill_daemon(node);
+      return;
+    case 2:  // the node, its memory stays
+      if (node.daemon) kill_daemon(node);
+      kill_worker(node, false);
+      lost_.insert(node.id);
+      return;
+    case 3:  // the machine
+      if (node.daemon) kill_daemon(node);
+      kill_worker(node, false);
+      node.arena.clear();
+      lost_.insert(node.id);
+      return;
+    case 4: {  // a bad byte: that copy is as good as lost
+      if (node.arena.empty()) return;
+      node.arena[draw(static_cast<uint32_t>(node.arena.size()))].damaged = true;
+      lost_.insert(node.id);
+      return;
+    }
+    case 5:
+      coordinator_up_ = false;
+      return;
+  }
+}
+
+void SimCluster::tick(int64_t ms) {
+  now_ms_ += ms;
+  feed(Tick{});
+}
+
+void SimCluster::one_event() {
+  ++events_;
+  if (faults_left_ > 0 && draw(120) == 0) return fault();
+  if (!coordinator_up_) {
+    if (draw(20) == 0) restart_coordinator();
+  }
+  Node& node = nodes_[draw(options_.nodes)];
+  if (!node.daemon) {
+    // Comes back after a while; the worker may have trained on meanwhile.
+    if (draw(150) == 0) start_daemon(node);
+    worker_moves(node);
+    return;
+  }
+  if (!node.connected && coordinator_up_ && draw(3) == 0) {
+    node.connected = true;
+    NodeUp up;
+    up.node = node.id;
+    up.session = node.session;
+    up.failure_domain = node.id.value;
+    up.arena_bytes = uint64_t{1} << 30;
+    up.workers = {node.report()};
+    node.up.push_back(up);
+  }
+  switch (draw(8)) {
+    case 0:
+    case 1:
+      if (!node.up.empty() && coordinator_up_) {
+        const NodeEvent event = node.up.front();
+        node.up.pop_front();
+        feed(to_event(event));
+      }
+      return;
+    case 2:
+    case 3:
+      if (!node.down.empty()) command(node);
+      return;
+    case 4:
+      return worker_moves(node);
+    case 5:
+      return capture_moves(node);
+    case 6:
+      return replication_moves(node);
+    default:
+      return tick(10);
+  }
+}
+
+std::string SimCluster::run() {
+  while (broken_.empty() && events_ < kMostEvents) {
+    one_event();
+    const auto job = jobs_.find(job_.name);
+    if (job == jobs_.end()) continue;
+    if (job->second.state == JobState::kFailed) {
+      if (lost_.size() <= tolerated_) broke("the job failed: " + job->second.detail);
+      return broken_;  // more was lost than was promised
+    }
+    if (job->second.state == JobState::kDone) {
+      check_ledger();
+      return broken_;
+    }
+  }
+  if (broken_.empty())
+    broke(fmt::format("the job is not done after {} events: phase {}, {}", events_,
+                      static_cast<int>(coordinator_->phase()), coordinator_->waiting_for()));
+  return broken_;
+}
+
+}  // namespace holdfast::daemon::sim

@@ -1,0 +1,98 @@
+// A cluster in one thread: a coordinator with its record store, and nodes whose messages arrive in
+// order but at any time. Everything that happens is drawn from one seed. The promises are checked
+// after every event.
+#pragma once
+
+#include <random>
+#include <string>
+
+#include "tests/daemon/coordinator/sim_node.h"
+
+namespace holdfast::daemon::sim {
+
+struct WalkOptions {
+  uint64_t seed = 1;
+  uint32_t nodes = 4;
+  uint32_t replicas = 1;
+  uint32_t steps = 12;
+  uint32_t faults = 6;  // at most; then the walk must end with the job done
+  Faults take_out = {};
+  CoordinatorOptions coordinator = {};
+};
+
+class SimCluster {
+ public:
+  explicit SimCluster(WalkOptions options);
+
+  // Runs to the end; empty, or which promise was broken and how.
+  std::string run();
+  uint64_t events() const { return events_; }
+  uint64_t views() const { return views_; }
+  uint64_t fenced() const { return coordinator_->counters().events_fenced; }
+  uint64_t rows() const { return ledger_.size(); }
+
+ private:
+  // sim_cluster.cpp
+  void one_event();
+  void fault();
+  void feed(const Event& event);
+  void apply(Outcome outcome);
+  void apply_record(const Record& record);
+  void restart_coordinator();
+  void tick(int64_t ms);
+  void broke(const std::string& promise);
+  void check_view_started(Epoch epoch);
+  void check_ledger();
+  uint32_t draw(uint32_t below) { return static_cast<uint32_t>(random_() % below); }
+
+  // sim_actions.cpp: what nodes do
+  void start_daemon(Node& node);
+  void kill_daemon(Node& node);
+  void kill_worker(Node& node, bool noticed);
+  void command(Node& node);
+  void on(Node& node, const CommandQuiesce& c);
+  void on(Node& node, const CommandRestore& c);
+  void on(Node& node, const CommandGo& c);
+  void on(Node& node, const CommandCapture& c);
+  void on(Node& node, const CommandWatermark& c);
+  void on(Node& node, const CommandStopAt& c);
+  void on(Node& node, const CommandEndJob& c);
+  void worker_moves(Node& node);
+  void worker_steps(Node& node);
+  void finish_step(Node& node, Content content);
+  void capture_moves(Node& node);
+  void replication_moves(Node& node);
+  void quiesce_worker(Node& node);
+  void tell(Node& node, NodeEvent event);
+  bool group_is_whole(Epoch epoch) const;
+  Node* find(const NodeId& id);
+
+  const WalkOptions options_;
+  std::mt19937_64 random_;
+  conf::JobConfig job_;
+  std::vector<Node> nodes_;
+  std::optional<Coordinator> coordinator_;
+  int64_t now_ms_ = 0;
+  uint64_t next_session_ = 1;
+  uint64_t events_ = 0;
+  uint64_t views_ = 0;
+  uint32_t faults_left_ = 0;
+  std::string broken_;
+  bool coordinator_up_ = true;
+
+  // The record store.
+  Epoch epoch_;
+  std::map<JobId, JobRecord> jobs_;
+  std::map<std::pair<Step, uint32_t>, LedgerRow> ledger_;
+
+  // What really happened: content -> (the content before it, made in).
+  std::map<Content, std::pair<Content, Epoch>> lineage_;
+  Content next_content_ = 1;
+  std::map<std::pair<Epoch, Step>, Content> results_;  // of completed reductions
+  std::set<NodeId> lost_;  // arenas out of reach since the last `protected`
+  uint32_t tolerated_ = 0;  // how many of them no shard may be lost to
+  std::map<Epoch, View> announced_;
+  std::set<Epoch> started_;
+};
+
+}  // namespace holdfast::daemon::sim

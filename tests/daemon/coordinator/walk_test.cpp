@@ -1,0 +1,94 @@
+// Thousands of short lives of a cluster, each from one seed: slow and lost replication, deaths in every
+// phase, returns with stale arenas, restarts of the coordinator. The promises one-version, no-loss,
+// fencing and exactly-once are checked after every event. HOLDFAST_WALK_SEED runs one walk only,
+// HOLDFAST_WALKS sets how many.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <functional>
+
+#include "tests/daemon/coordinator/sim_cluster.h"
+
+namespace holdfast::daemon::sim {
+namespace {
+
+uint64_t number(const char* name, uint64_t otherwise) {
+  const char* text = std::getenv(name);
+  return text ? std::strtoull(text, nullptr, 10) : otherwise;
+}
+
+WalkOptions options_of(uint64_t seed) {
+  WalkOptions options;
+  options.seed = seed;
+  options.nodes = 2 + static_cast<uint32_t>(seed % 4);
+  options.replicas = options.nodes > 2 ? 1 + static_cast<uint32_t>(seed / 4 % 2) : 1;
+  options.steps = 10 + static_cast<uint32_t>(seed / 8 % 20);
+  options.faults = static_cast<uint32_t>(seed / 3 % 13);
+  // Time passes slowly here (10 ms an event at most): limits that suit it.
+  options.coordinator.daemon_grace_ms = 2'000;
+  options.coordinator.quiesce_timeout_ms = 1'000;
+  options.coordinator.restore_timeout_ms = 2'000;
+  options.coordinator.arena_wait_ms = 8'000;
+  options.coordinator.start_timeout_ms = 1'000;
+  options.coordinator.steps_stopped_ms = 500;
+  options.coordinator.stall_timeout_ms = 4'000;
+  options.coordinator.planned_timeout_ms = 2'000;
+  options.coordinator.capture_timeout_ms = 2'000;
+  options.coordinator.bench_ms = 500;
+  return options;
+}
+
+TEST(Walk, KeepsEveryPromise) {
+  const uint64_t one = number("HOLDFAST_WALK_SEED", 0);
+  const uint64_t walks = one ? 1 : number("HOLDFAST_WALKS", 2'000);
+  uint64_t events = 0, views = 0, fenced = 0;
+  for (uint64_t i = 0; i < walks; ++i) {
+    SimCluster cluster(options_of(one ? one : i + 1));
+    ASSERT_EQ(cluster.run(), "");
+    events += cluster.events();
+    views += cluster.views();
+    fenced += cluster.fenced();
+  }
+  std::printf("%lu walks, %lu events, %lu views, %lu messages fenced\n", walks, events, views, fenced);
+  if (walks >= 1'000) {
+    EXPECT_GT(views, 2 * walks);  // walks in which nothing happens prove nothing
+    EXPECT_GT(fenced, walks / 10);
+  }
+}
+
+// The walk must notice when a safeguard is taken out.
+uint64_t walks_until_broken(const std::function<void(WalkOptions&)>& take_out, std::string& how) {
+  for (uint64_t seed = 1; seed <= 3'000; ++seed) {
+    WalkOptions options = options_of(seed);
+    options.faults = 8;
+    take_out(options);
+    SimCluster cluster(options);
+    how = cluster.run();
+    if (!how.empty()) return seed;
+  }
+  return 0;
+}
+
+TEST(Walk, FindsTheFaultWithoutTheMadeTag) {
+  std::string how;
+  EXPECT_GT(walks_until_broken([](auto& o) { o.coordinator.test_ignore_made = true; }, how), 0U);
+  EXPECT_THAT(how, testing::AnyOf(testing::HasSubstr("one-version"),
+                                  testing::HasSubstr("exactly-once")));
+}
+
+TEST(Walk, FindsTheFaultWithoutTheAbortWord) {
+  std::string how;
+  EXPECT_GT(walks_until_broken([](auto& o) { o.take_out.no_abort_word = true; }, how), 0U);
+  EXPECT_THAT(how, testing::HasSubstr("one-version"));
+}
+
+TEST(Walk, FindsTheFaultWithoutTheProtectedGate) {
+  std::string how;
+  EXPECT_GT(walks_until_broken([](auto& o) { o.coordinator.test_skip_protection = true; }, how), 0U);
+  EXPECT_THAT(how, testing::HasSubstr("no-loss"));
+}
+
+}  // namespace
+}  // namespace holdfast::daemon::sim
