@@ -1,0 +1,414 @@
+// A cluster in one thread, driven from a seed: a loop that runs what is ready in random order and
+// whose clock jumps, a fabric whose writes may fail, be late or land after their channel was
+// closed, and requests that may be lost. The arenas are real files.
+#pragma once
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+#include <stdlib.h>
+
+#include <cstring>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <optional>
+#include <random>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/checksum.h"
+#include "storage/arena/arena.h"
+#include "storage/fabric/fabric.h"
+#include "storage/replica/executor.h"
+#include "storage/replica/replica_server.h"
+#include "storage/replica/replicator.h"
+
+namespace holdfast::storage {
+
+class SeededLoop final : public Executor {
+ public:
+  explicit SeededLoop(uint32_t seed) : random_(seed) {}
+
+  void post(std::function<void()> action) override { after_ms(0, std::move(action)); }
+  void aside(std::function<void()> work, std::function<void()> done) override {
+    after_ms(0, [this, work = std::move(work), done = std::move(done)] {
+      work();
+      post(done);
+    });
+  }
+  void after_ms(int64_t ms, std::function<void()> action) override {
+    waiting_.emplace(now_ms_ + ms, std::move(action));
+  }
+
+  // Runs one action; false when there is none.
+  bool step() {
+    if (waiting_.empty()) return false;
+    now_ms_ = std::max(now_ms_, waiting_.begin()->first);
+    const auto ready = std::distance(waiting_.begin(), waiting_.upper_bound(now_ms_));
+    auto chosen = std::next(waiting_.begin(), pick(static_cast<uint32_t>(ready)));
+    const auto action = std::move(chosen->second);
+    waiting_.erase(chosen);
+    action();
+    return true;
+  }
+  void drain() {
+    for (int steps = 0; step(); ++steps) ASSERT_LT(steps, 1'000'000) << "the loop never rests";
+  }
+
+  uint32_t pick(uint32_t below) { return static_cast<uint32_t>(random_() % below); }
+  bool chance(uint32_t percent) { return pick(100) < percent; }
+  int64_t now_ms() const { return now_ms_; }
+
+ private:
+  std::mt19937 random_;
+  int64_t now_ms_ = 0;
+  std::multimap<int64_t, std::function<void()>> waiting_;
+};
+
+// What one process runs on the loop: it ends with the process.
+class ProcessExecutor final : public Executor {
+ public:
+  explicit ProcessExecutor(Executor& loop) : loop_(loop) {}
+  void post(std::function<void()> action) override { loop_.post(while_alive(std::move(action))); }
+  void aside(std::function<void()> work, std::function<void()> done) override {
+    loop_.aside(while_alive(std::move(work)), while_alive(std::move(done)));
+  }
+  void after_ms(int64_t ms, std::function<void()> action) override {
+    loop_.after_ms(ms, while_alive(std::move(action)));
+  }
+
+ private:
+  std::function<void()> while_alive(std::function<void()> action) {
+    return [alive = std::weak_ptr<int>(alive_), action = std::move(action)] {
+      if (alive.lock()) action();
+    };
+  }
+  Executor& loop_;
+  std::shared_ptr<int> alive_ = std::make_shared<int>(0);
+};
+
+// In percent, of every operation or request.
+struct Trouble {
+  uint32_t fails = 0;         // an operation fails; it may still land
+  uint32_t lands_late = 50;   // of writes that failed or were flushed: they land after all
+  int64_t late_ms = 0;        // at most this much later
+  uint32_t request_lost = 0;  // or its reply: the caller hears kTimeout
+  uint32_t flips = 0;         // a write arrives with one bit changed
+  int64_t delay_ms = 3;
+};
+
+class SeededFabricNet {
+ public:
+  SeededFabricNet(SeededLoop& loop, Trouble& trouble) : loop_(loop), trouble_(trouble) {}
+  std::unique_ptr<Fabric> open(const std::string& name, std::span<std::byte> region);
+  void cut(const std::string& name) { regions_.erase(name); }
+
+ private:
+  friend class SeededChannel;
+  friend class SeededFabric;
+  SeededLoop& loop_;
+  Trouble& trouble_;
+  std::map<std::string, std::span<std::byte>> regions_;
+};
+
+class SeededChannel final : public Channel {
+ public:
+  SeededChannel(SeededFabricNet& net, std::span<std::byte> local, std::string peer)
+      : net_(net), local_(local), peer_(std::move(peer)) {}
+  ~SeededChannel() override { close(); }
+
+  void write(uint64_t local, uint64_t remote, uint64_t length, FabricDone done) override {
+    start({true, local, remote, length, std::move(done)});
+  }
+  void read(uint64_t local, uint64_t remote, uint64_t length, FabricDone done) override {
+    start({false, local, remote, length, std::move(done)});
+  }
+  bool lost() const override { return !net_.regions_.contains(peer_); }
+  void close() override {
+    for (auto& [number, operation] : std::exchange(open_, {})) give_up(operation);
+  }
+
+ private:
+  struct Operation {
+    bool write;
+    uint64_t local;
+    uint64_t remote;
+    uint64_t length;
+    FabricDone done;
+  };
+  void start(Operation operation) {
+    const uint64_t number = ++newest_;
+    open_.emplace(number, std::move(operation));
+    net_.loop_.after_ms(net_.loop_.pick(static_cast<uint32_t>(net_.trouble_.delay_ms) + 1),
+                        [this, alive = std::weak_ptr<int>(alive_), number] {
+                          if (alive.lock()) finish(number);
+                        });
+  }
+  void finish(uint64_t number) {
+    auto node = open_.extract(number);
+    if (node.empty()) return;
+    const Operation& operation = node.mapped();
+    if (lost() || net_.loop_.chance(net_.trouble_.fails)) {
+      give_up(operation);
+      return;
+    }
+    copy(net_, local_, peer_, operation);
+    operation.done({});
+  }
+  // Local bytes are not touched any more; those of a write may still be on their way.
+  void give_up(const Operation& operation) {
+    if (operation.write && net_.loop_.chance(net_.trouble_.lands_late)) {
+      // What was sent is what the bytes were then.
+      auto sent = std::make_shared<std::vector<std::byte>>(
+          local_.begin() + operation.local, local_.begin() + operation.local + operation.length);
+      net_.loop_.after_ms(net_.loop_.pick(static_cast<uint32_t>(net_.trouble_.late_ms) + 1),
+                          [&net = net_, peer = peer_, sent, remote = operation.remote] {
+                            const auto region = net.regions_.find(peer);
+                            if (region != net.regions_.end())
+                              std::memcpy(region->second.data() + remote, sent->data(),
+                                          sent->size());
+                          });
+    }
+    operation.done(fail(ErrorCode::kFabricLost, "operation to " + peer_ + " was given up"));
+  }
+  static void copy(SeededFabricNet& net, std::span<std::byte> local, const std::string& peer,
+                   const Operation& operation) {
+    const std::span<std::byte> region = net.regions_.at(peer);
+    ASSERT_LE(operation.remote + operation.length, region.size());
+    std::byte* there = region.data() + operation.remote;
+    if (operation.write) {
+      std::memcpy(there, local.data() + operation.local, operation.length);
+      if (net.loop_.chance(net.trouble_.flips))
+        there[net.loop_.pick(static_cast<uint32_t>(operation.length))] ^= std::byte{4};
+    } else {
+      std::memcpy(local.data() + operation.local, there, operation.length);
+    }
+  }
+
+  SeededFabricNet& net_;
+  const std::span<std::byte> local_;
+  const std::string peer_;
+  std::map<uint64_t, Operation> open_;
+  uint64_t newest_ = 0;
+  std::shared_ptr<int> alive_ = std::make_shared<int>(0);
+};
+
+class SeededFabric final : public Fabric {
+ public:
+  SeededFabric(SeededFabricNet& net, std::string name, std::span<std::byte> region)
+      : net_(net), name_(std::move(name)), region_(region) {}
+  ~SeededFabric() override { net_.cut(name_); }
+  const FabricAddress& address() const override { return name_; }
+  Result<std::unique_ptr<Channel>> connect(const FabricAddress& peer) override {
+    if (!net_.regions_.contains(peer)) return fail(ErrorCode::kFabricLost, peer + " is not there");
+    return std::make_unique<SeededChannel>(net_, region_, peer);
+  }
+
+ private:
+  SeededFabricNet& net_;
+  const FabricAddress name_;
+  const std::span<std::byte> region_;
+};
+
+inline std::unique_ptr<Fabric> SeededFabricNet::open(const std::string& name,
+                                                     std::span<std::byte> region) {
+  regions_[name] = region;
+  return std::make_unique<SeededFabric>(*this, name, region);
+}
+
+inline constexpr uint64_t kTestJob = 77;
+inline constexpr int64_t kTestQuarantine = 1'000;
+inline constexpr uint64_t kTestArenaBytes = 4 << 20;
+
+// Known bytes of a shard at a state; length by shard.
+inline uint64_t shard_length(ShardId shard) { return 1 + shard.group.value * 1'500; }
+inline std::vector<std::byte> shard_bytes(ShardId shard, const StateVersion& state) {
+  std::mt19937_64 random(shard.group.value * 1'000'003 + state.version.value * 997 +
+                         state.made.packed());
+  std::vector<std::byte> bytes(shard_length(shard));
+  for (std::byte& b : bytes) b = static_cast<std::byte>(random());
+  return bytes;
+}
+
+// One node: arena, fabric and both sides of replication. Destroying it is the end of its process;
+// the arena file stays.
+struct TestNode {
+  TestNode(const std::filesystem::path& folder, const std::string& name, uint64_t session,
+           Executor& loop, const std::function<std::unique_ptr<Fabric>(Arena&)>& open_fabric,
+           const PeerCall& call, int64_t quarantine_ms = kTestQuarantine)
+      : id(name), executor(loop) {
+    auto opened = Arena::open({folder / name, kTestArenaBytes, "test", id});
+    EXPECT_TRUE(opened) << opened.error().to_string();
+    arena = std::move(*opened);
+    fabric = open_fabric(*arena);
+    server = std::make_unique<ReplicaServer>(
+        ReplicaServerOptions{id, fabric->address(), quarantine_ms}, *arena, executor);
+    replicator = std::make_unique<Replicator>(ReplicatorOptions{id, session, 5'000}, *arena,
+                                              *fabric, executor, call);
+  }
+  void set_epoch(Epoch epoch) {
+    server->set_epoch(epoch);
+    replicator->set_epoch(epoch);
+  }
+  // Publishes shards 0 .. count-1 at `state`, as a worker does.
+  std::vector<HeldBlock> capture(uint32_t first, uint32_t count, const StateVersion& state) {
+    std::vector<HeldBlock> blocks;
+    for (uint32_t i = first; i < first + count; ++i) {
+      const ShardId shard{GroupIndex(i), SliceIndex(0)};
+      const std::vector<std::byte> bytes = shard_bytes(shard, state);
+      const auto block = arena->allocate(bytes.size(), id, state.made);
+      EXPECT_TRUE(block) << block.error().to_string();
+      std::memcpy(arena->payload(block->index)->data(), bytes.data(), bytes.size());
+      const Status published =
+          arena->publish(block->index, state.made,
+                         {kTestJob, shard, state, bytes.size(), checksum64(std::span(bytes))});
+      EXPECT_TRUE(published) << published.error().to_string();
+      blocks.push_back({shard, block->index});
+    }
+    return blocks;
+  }
+  // Shards at `state` whose block has the bytes that were captured.
+  std::set<uint32_t> good_shards(const StateVersion& state) {
+    std::set<uint32_t> shards;
+    for (const BlockInfo& block : arena->scan()) {
+      if (!block.header || block.header->state != state) continue;
+      const auto bytes = arena->read_verified(block.index, *block.header);
+      if (bytes && std::ranges::equal(*bytes, shard_bytes(block.header->shard, state)))
+        shards.insert(block.header->shard.group.value);
+    }
+    return shards;
+  }
+  // A published block whose bytes are not those of its header, or "".
+  std::string damaged() {
+    for (const BlockInfo& block : arena->scan()) {
+      if (!block.header) continue;
+      if (const auto bytes = arena->read_verified(block.index, *block.header); !bytes)
+        return bytes.error().message;
+    }
+    return "";
+  }
+
+  NodeId id;
+  ProcessExecutor executor;
+  std::unique_ptr<Arena> arena;
+  std::unique_ptr<Fabric> fabric;
+  std::unique_ptr<ReplicaServer> server;
+  std::unique_ptr<Replicator> replicator;
+};
+
+class TestFolder {
+ public:
+  TestFolder() {
+    std::string name = std::filesystem::exists("/dev/shm") ? "/dev/shm" : "/tmp";
+    name += "/holdfast-replica-test-XXXXXX";
+    EXPECT_NE(::mkdtemp(name.data()), nullptr);
+    path_ = name;
+  }
+  ~TestFolder() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path_, ignored);
+  }
+  TestFolder(const TestFolder&) = delete;
+  TestFolder& operator=(const TestFolder&) = delete;
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  std::filesystem::path path_;
+};
+
+// Three nodes of one seed.
+class SeededCluster {
+ public:
+  explicit SeededCluster(uint32_t seed, int64_t quarantine_ms = kTestQuarantine)
+      : loop(seed), net(loop, trouble), quarantine_ms_(quarantine_ms) {
+    for (uint32_t i = 0; i < 3; ++i) start(i);
+  }
+  ~SeededCluster() { nodes.clear(); }
+
+  TestNode& operator[](uint32_t i) { return *nodes.at(NodeId(fmt::format("n{}", i))); }
+  static NodeId id(uint32_t i) { return NodeId(fmt::format("n{}", i)); }
+  void start(uint32_t i) {
+    nodes[id(i)] = std::make_unique<TestNode>(
+        folder.path(), id(i).value, ++sessions_, loop,
+        [this, i](Arena& arena) {
+          return net.open(fmt::format("{}#{}", id(i).value, sessions_), arena.bytes());
+        },
+        [this](const NodeId& peer, std::string target, std::string body, int64_t timeout_ms,
+               std::function<void(Result<std::string>)> done) {
+          call(peer, target, body, timeout_ms, std::move(done));
+        },
+        quarantine_ms_);
+  }
+  void stop(uint32_t i) { nodes.erase(id(i)); }
+  void set_epoch(Epoch epoch) {
+    for (auto& [name, node] : nodes) node->set_epoch(epoch);
+  }
+
+  // Everything replicated so far, or the error of each holder.
+  std::map<NodeId, Status> replicate(uint32_t from, Epoch epoch, const StateVersion& state,
+                                     const std::vector<HeldBlock>& blocks,
+                                     const std::vector<NodeId>& holders) {
+    std::map<NodeId, Status> results;
+    (*this)[from].replicator->replicate(epoch, kTestJob, state, blocks, holders,
+                                        [&](const std::vector<HolderResult>& all) {
+                                          for (const HolderResult& r : all)
+                                            results[r.holder] = r.status;
+                                        });
+    loop.drain();
+    EXPECT_EQ(results.size(), holders.size());
+    return results;
+  }
+  FetchResult fetch(uint32_t to, Epoch epoch, const StateVersion& state, uint32_t count,
+                    uint32_t from) {
+    std::vector<ShardId> shards;
+    for (uint32_t i = 0; i < count; ++i) shards.push_back({GroupIndex(i), SliceIndex(0)});
+    std::optional<FetchResult> result;
+    (*this)[to].replicator->fetch(epoch, kTestJob, state, shards, id(from),
+                                  [&](FetchResult r) { result = std::move(r); });
+    loop.drain();
+    EXPECT_TRUE(result);
+    return result ? *result : FetchResult{};
+  }
+
+  // Called with the target before a request is carried out there.
+  std::function<void(const NodeId& peer, const std::string& target)> before_request;
+
+  Trouble trouble;
+  TestFolder folder;
+  SeededLoop loop;
+  SeededFabricNet net;
+  std::map<NodeId, std::unique_ptr<TestNode>> nodes;
+
+ private:
+  void call(const NodeId& peer, const std::string& target, const std::string& body,
+            int64_t timeout_ms, std::function<void(Result<std::string>)> done) {
+    auto once = std::make_shared<std::function<void(Result<std::string>)>>(std::move(done));
+    const auto answer = [once](Result<std::string> result) {
+      if (auto call = std::exchange(*once, nullptr)) call(std::move(result));
+    };
+    const auto give_up = [this, answer, peer, timeout_ms] {
+      loop.after_ms(timeout_ms, [answer, peer] {
+        answer(fail(ErrorCode::kTimeout, peer.value + " does not answer"));
+      });
+    };
+    if (loop.chance(trouble.request_lost)) return give_up();
+    loop.after_ms(loop.pick(10), [=, this] {
+      const auto node = nodes.find(peer);
+      if (node == nodes.end())
+        return answer(fail(ErrorCode::kPeerUnreachable, peer.value + " is not there"));
+      if (before_request) before_request(peer, target);
+      give_up();  // the process may end before it replies
+      node->second->server->handle(target, body, [=, this](Result<std::string> reply) {
+        if (loop.chance(trouble.request_lost)) return;
+        loop.after_ms(loop.pick(10), [answer, reply = std::move(reply)] { answer(reply); });
+      });
+    });
+  }
+
+  const int64_t quarantine_ms_;
+  uint64_t sessions_ = 0;
+};
+
+}  // namespace holdfast::storage
