@@ -17,6 +17,7 @@
 #include "base/result.h"
 #include "conf/job_config.h"
 #include "train/comm/communicator.h"
+#include "train/optimizer/protection.h"
 #include "train/worker/messages.h"
 
 namespace holdfast::train {
@@ -67,6 +68,9 @@ class Trainer {
   // (kCommAborted, kCommPeerLost, kCommTimeout, kGradientOverflow, kLossNotFinite, kData...) no new
   // version exists unless held() lists it. Step must equal the version held.
   virtual Result<StepDone> run_step(Communicator& comm, Step step) = 0;
+  // After run_step failed: the step that was finished all the same (its version exists, what came
+  // after it failed), to be reported once.
+  virtual std::optional<StepDone> take_finished() { return std::nullopt; }
 
   // Version held newest of the open view.
   virtual StateVersion current() const = 0;
@@ -76,13 +80,7 @@ class Trainer {
   // Capture side (any thread). Protects a version's buffers from being overwritten until released:
   // an update that needs the buffer waits at most `max_wait_ms`, then revokes the protection and goes
   // on. nullopt: neither buffer holds the version (too early or too late).
-  class Protection {
-   public:
-    virtual ~Protection() = default;         // releases
-    virtual StateVersion state() const = 0;  // with the epoch it was made in
-    // Copies shard state into out (shard_bytes long). False: revoked, what was copied is worthless.
-    virtual bool read_shard(uint32_t shard, std::span<std::byte> out) = 0;
-  };
+  using Protection = train::Protection;
   virtual std::unique_ptr<Protection> protect_version(Version version, int64_t max_wait_ms) = 0;
 };
 

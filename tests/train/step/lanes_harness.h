@@ -1,0 +1,169 @@
+// A job trained by lanes as threads of this process, as workers would between processes: views open,
+// steps run, lanes are lost and others adopt their shards.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "base/check.h"
+#include "train/comm/in_process.h"
+#include "train/step/lane_trainer.h"
+
+namespace holdfast::train {
+
+inline conf::JobConfig small_job(bool reproducible) {
+  conf::JobConfig job;
+  job.name = JobId("small");
+  job.steps = 40;
+  job.pipelines = 4;
+  job.micro_batches = 2;
+  job.micro_batch_sequences = 2;
+  job.reproducible = reproducible;
+  job.evaluate_every = 5;
+  job.evaluate_micro_batches = 3;
+  job.optimizer.learning_rate = 5e-3;
+  job.optimizer.warmup_steps = 4;
+  job.model.vocabulary = 16;
+  job.model.layers = 2;
+  job.model.width = 16;
+  job.model.heads = 2;
+  job.model.kv_heads = 1;
+  job.model.experts = 4;
+  job.model.expert_width = 24;
+  job.model.context = 12;
+  job.data.path = "none";
+  return job;
+}
+
+// Text with something to learn: the next token follows from the two before.
+inline MicroBatch made_up_batch(const conf::JobConfig& job, uint64_t key) {
+  MicroBatch batch{job.micro_batch_sequences, job.model.context, {}, {}};
+  for (uint32_t s = 0; s < batch.sequences; ++s) {
+    uint64_t a = (key * 7 + s * 3 + 1) % 16, b = (key * 5 + s + 2) % 16;
+    for (uint32_t t = 0; t < batch.context; ++t) {
+      const uint64_t next = (3 * a + b + 1) % 16;
+      batch.tokens.push_back(static_cast<int32_t>(b));
+      batch.targets.push_back(static_cast<int32_t>(next));
+      a = b;
+      b = next;
+    }
+  }
+  return batch;
+}
+
+inline BatchSource made_up_text(const conf::JobConfig& job) {
+  return {[job](Step step, MicroBatchIndex j) -> Result<MicroBatch> {
+            return made_up_batch(job, step.value * 100 + j.value);
+          },
+          [job](uint32_t index) -> Result<MicroBatch> {
+            return made_up_batch(job, 1'000'000 + index);
+          }};
+}
+
+// One lane: a trainer that outlives views, as a worker's does.
+struct LaneProcess {
+  explicit LaneProcess(const conf::JobConfig& job)
+      : trainer(job, made_up_text(job), abort, [](Step, uint32_t, bool) {}) {}
+  AbortWord abort;
+  LaneTrainer trainer;
+};
+
+using Payload = std::vector<std::byte>;
+
+inline Payload read_state(Trainer& trainer, uint32_t shard, Version version) {
+  const auto guard = trainer.protect_version(version, 0);
+  CHECK(guard != nullptr);
+  Payload payload(trainer.shard_bytes(shard));
+  CHECK(guard->read_shard(shard, payload));
+  return payload;
+}
+
+struct ViewPlan {
+  Epoch epoch{1, 1};
+  StateVersion base;
+  std::vector<uint32_t> coordinates;
+  std::vector<uint32_t> owner_lane;
+};
+
+// Shard s belongs to the lane at coordinate s mod P where that lives, else to lane s mod c.
+inline ViewPlan plan_view(const conf::JobConfig& job, std::vector<uint32_t> coordinates,
+                          StateVersion base = {}, Epoch epoch = {1, 1}) {
+  const ParameterLayout layout(job.model, job.slices());
+  ViewPlan plan{epoch, base, std::move(coordinates), {}};
+  for (uint32_t shard = 0; shard < layout.shard_count(); ++shard) {
+    uint32_t owner = shard % static_cast<uint32_t>(plan.coordinates.size());
+    for (uint32_t lane = 0; lane < plan.coordinates.size(); ++lane)
+      if (plan.coordinates[lane] == shard % job.slices()) owner = lane;
+    plan.owner_lane.push_back(owner);
+  }
+  return plan;
+}
+
+// Opens the view on one lane; what the trainer does not hold comes from `state` (empty: initial).
+inline void open_lane(LaneProcess& lane, const ViewPlan& plan, uint32_t number,
+                      const std::vector<Payload>& state = {}) {
+  lane.abort.clear();
+  CHECK(lane.trainer
+            .open_view({plan.epoch, plan.base, number, plan.coordinates, plan.owner_lane})
+            .has_value());
+  std::vector<uint32_t> have;
+  for (const HeldShards& held : lane.trainer.held())
+    if (held.state == plan.base) have = held.shards;
+  for (const uint32_t shard : lane.trainer.owned()) {
+    if (std::find(have.begin(), have.end(), shard) != have.end()) continue;
+    const Status done = state.empty() ? lane.trainer.init_shard(shard)
+                                      : lane.trainer.load_shard(shard, state[shard]);
+    CHECK(done.has_value());
+  }
+}
+
+// Every lane materializes, then runs `body`, on a thread of its own.
+inline void run_lanes(std::vector<LaneProcess*> lanes,
+                      const std::function<void(LaneProcess&, Communicator&, uint32_t)>& body) {
+  auto comms = make_in_process_group(static_cast<uint32_t>(lanes.size()), 20'000);
+  std::vector<std::thread> threads;
+  for (uint32_t l = 0; l < lanes.size(); ++l)
+    threads.emplace_back([&, l] {
+      CHECK(lanes[l]->trainer.materialize(*comms[l]).has_value());
+      body(*lanes[l], *comms[l], l);
+    });
+  for (std::thread& thread : threads) thread.join();
+}
+
+struct Losses {
+  std::vector<double> training, held_out, norms;
+  bool operator==(const Losses&) const = default;
+};
+
+// `steps` steps from the view's base; what lane 0 reports (the same on every lane, which is checked).
+inline Losses train(std::vector<LaneProcess*> lanes, uint64_t first, uint64_t steps) {
+  std::vector<Losses> all(lanes.size());
+  run_lanes(lanes, [&](LaneProcess& lane, Communicator& comm, uint32_t l) {
+    for (uint64_t step = first; step < first + steps; ++step) {
+      const auto done = lane.trainer.run_step(comm, Step(step));
+      CHECK(done.has_value(), "{}", done.error().to_string());
+      all[l].training.push_back(done->loss);
+      all[l].norms.push_back(done->gradient_norm);
+      if (done->held_out_loss) all[l].held_out.push_back(*done->held_out_loss);
+    }
+  });
+  for (const Losses& one : all) CHECK(one == all[0]);
+  return all[0];
+}
+
+struct Group {
+  Group(const conf::JobConfig& job, uint32_t lanes) {
+    for (uint32_t l = 0; l < lanes; ++l) processes.push_back(std::make_unique<LaneProcess>(job));
+  }
+  std::vector<LaneProcess*> all() {
+    std::vector<LaneProcess*> lanes;
+    for (auto& one : processes) lanes.push_back(one.get());
+    return lanes;
+  }
+  std::vector<std::unique_ptr<LaneProcess>> processes;
+};
+
+}  // namespace holdfast::train

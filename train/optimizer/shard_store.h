@@ -1,0 +1,90 @@
+// The shards that this lane owns, double-buffered (section 5.4 of DESIGN.md): two banks, each holding
+// the owned shards at one state. An update reads one bank and writes the other, so the version before
+// stays intact until the next update.
+//
+// Threads: the main thread changes banks; protect() and what it returns may be used from the capture
+// thread at any time.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <span>
+#include <vector>
+
+#include "base/ids.h"
+#include "base/mutex.h"
+#include "base/result.h"
+#include "train/model/parameter_layout.h"
+#include "train/optimizer/protection.h"
+#include "train/worker/messages.h"
+
+namespace holdfast::train {
+
+// One shard at one state: three runs of n elements.
+struct ShardView {
+  std::span<float> master, m, v;
+};
+
+class ShardStore {
+ public:
+  explicit ShardStore(const ParameterLayout& layout);
+  ~ShardStore();
+
+  // Newest first. A shard is listed only where it is complete.
+  std::vector<HeldShards> held() const EXCLUDES(mutex_);
+
+  // This lane owns these shards from now on, and works from `base`: keeps what it has of them at the
+  // base, drops everything else. Every protection is revoked.
+  void open(const std::vector<uint32_t>& owned, const StateVersion& base) EXCLUDES(mutex_);
+  // Room for an owned shard at the base, to be filled before set_loaded.
+  ShardView load(uint32_t shard) EXCLUDES(mutex_);
+  void set_loaded(uint32_t shard) EXCLUDES(mutex_);
+  bool complete() const EXCLUDES(mutex_);  // every owned shard is at the newest state
+
+  const std::vector<uint32_t>& owned() const { return owned_; }
+  StateVersion current() const { return current_; }
+
+  // The update: begin_update makes the other bank writable (waits for captures, see protect()),
+  // commit_update makes the new state exist. Between the two nothing of it is listed.
+  void begin_update() EXCLUDES(mutex_);
+  ShardView now(uint32_t shard) { return view(bank_, shard); }
+  ShardView next(uint32_t shard) { return view(1 - bank_, shard); }
+  void commit_update(const StateVersion& made) EXCLUDES(mutex_);
+
+  // nullptr: no bank holds the version completely. An update that needs the bank waits at most
+  // max_wait_ms, then revokes.
+  std::unique_ptr<Protection> protect(Version version, int64_t max_wait_ms)
+      EXCLUDES(mutex_);
+
+ private:
+  class Guard;
+  struct Bank {
+    std::map<uint32_t, std::vector<float>> data;  // by shard: master, m, v
+    std::optional<StateVersion> state;            // nullopt: being written, or empty
+    std::set<uint32_t> complete;                  // shards that are at `state`
+    uint64_t generation = 0;                      // moves when protections are revoked
+    uint32_t guards = 0;                          // not yet released, of this generation
+    uint32_t readers = 0;                         // copying just now
+    int64_t patience_ms = 0;                      // the longest that a guard asked for
+  };
+  ShardView view(uint32_t bank, uint32_t shard);
+  void revoke(Bank& bank) REQUIRES(mutex_);
+  std::optional<uint32_t> bank_of(Version version) const REQUIRES(mutex_);
+
+  const ParameterLayout& layout_;
+  std::vector<uint32_t> owned_;
+  StateVersion current_;
+  uint32_t bank_ = 0;  // that holds `current_`
+
+  mutable Mutex mutex_;
+  CondVar changed_;
+  // The maps and their vectors are changed by the main thread only, under the mutex; their floats are
+  // read by guards while `readers` is counted, and written only after revoke().
+  std::array<Bank, 2> banks_;
+};
+
+}  // namespace holdfast::train

@@ -1,0 +1,76 @@
+// The Trainer: joins model, shards and collectives to the step of section 5 of DESIGN.md.
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "train/model/moe_model.h"
+#include "train/optimizer/gradients.h"
+#include "train/optimizer/materialize.h"
+#include "train/optimizer/reduce.h"
+#include "train/optimizer/shard_store.h"
+#include "train/schedule/rounds.h"
+#include "train/step/trainer.h"
+
+namespace holdfast::train {
+
+// Where batches come from: the job's data, or what a test makes up.
+struct BatchSource {
+  std::function<Result<MicroBatch>(Step, MicroBatchIndex)> training;
+  std::function<Result<MicroBatch>(uint32_t)> held_out;
+};
+
+class LaneTrainer final : public Trainer {
+ public:
+  LaneTrainer(const conf::JobConfig& job, BatchSource batches, AbortWord& abort,
+              ProgressFn progress);
+
+  std::vector<HeldShards> held() const override { return store_.held(); }
+  Status open_view(const TrainerView& view) override;
+  Status load_shard(uint32_t shard, std::span<const std::byte> payload) override;
+  Status init_shard(uint32_t shard) override;
+  Status materialize(Communicator& comm) override;
+  Result<StepDone> run_step(Communicator& comm, Step step) override;
+  std::optional<StepDone> take_finished() override { return std::exchange(finished_, {}); }
+  StateVersion current() const override { return store_.current(); }
+  std::span<const uint32_t> owned() const override { return store_.owned(); }
+  size_t shard_bytes(uint32_t shard) const override;
+  std::unique_ptr<Protection> protect_version(Version version, int64_t max_wait_ms) override {
+    return store_.protect(version, max_wait_ms);
+  }
+
+ private:
+  // What one lane tells the others of one micro-batch; the popularity follows.
+  struct LossRow {
+    double cross_entropy = 0, load_balance = 0, z_loss = 0;
+  };
+  Status run_rounds(Communicator& comm, Step step);
+  Status run_round(Communicator& comm, Step step, std::optional<MicroBatchIndex> micro_batch);
+  Status gather_losses(Communicator& comm, StepDone& done);
+  Status update(const ReducedGradients& reduced, StepDone& done);
+  Result<double> evaluate(Communicator& comm);
+  bool evaluation_is_due(Version version) const;
+  ModelContext context(Communicator& comm) const;
+
+  const conf::JobConfig job_;
+  const ParameterLayout layout_;
+  const BatchSource batches_;
+  AbortWord& abort_;
+  const ProgressFn progress_;
+  MoeModel<float> model_;
+  ShardStore store_;
+  Gradients gradients_;
+  ComputeWeights weights_;
+
+  Epoch epoch_;
+  StageMap map_;
+  std::vector<Round> rounds_;
+  bool materialized_ = false;
+  std::vector<MicroBatchLoss> losses_;  // of this lane's micro-batches in the step under way
+  std::optional<StepDone> finished_;
+};
+
+}  // namespace holdfast::train
