@@ -1,9 +1,10 @@
-// One-sided copies between the arenas of two nodes. A Fabric registers one memory region (the arena)
-// and serves it to peers; a Channel copies between ranges of the two regions. libfabric MSG endpoints
-// in production, an in-process twin in tests, one conformance suite for both.
+// One-sided copies between the arenas of two nodes. A Fabric registers one memory region (the
+// arena) and serves it to peers; a Channel copies between ranges of the two regions. libfabric MSG
+// endpoints in production, an in-process twin in tests, one conformance suite for both.
 //
 // A write that failed, timed out or was flushed by close() may still have landed partly or may land
-// late: the receiver counts a block only once it is published with a checksum that has been verified.
+// late: the receiver counts a block only once it is published with a checksum that has been
+// verified.
 #pragma once
 
 #include <cstddef>
@@ -61,7 +62,8 @@ Result<std::unique_ptr<Fabric>> open_libfabric(const FabricOptions& options,
                                                std::span<std::byte> region);
 
 // The twin: fabrics of one FabricNetwork reach each other by memcpy on a progress thread. Tests may
-// cut links, delay operations and let aborted writes land late.
+// cut nodes off, silence them and let aborted writes land late. A name that was cut or closed can
+// be opened again, under a new address.
 class FabricNetwork {
  public:
   FabricNetwork();
@@ -70,6 +72,7 @@ class FabricNetwork {
                                        uint32_t timeout_ms);
   void cut(const std::string& name);      // lost for everybody, as if its process died
   void silence(const std::string& name);  // operations to it never complete, as if it were stopped
+  void resume(const std::string& name);   // ends the silence: writes that were given up land now
   struct State;
 
  private:
