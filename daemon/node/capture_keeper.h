@@ -31,11 +31,12 @@ class CaptureKeeper {
   };
   void set_owner(uint32_t slot, Owner owner);
 
-  // A new epoch: captures of older ones are over. The caller has idled or reaped every worker before
-  // release_grants is called for its slot.
+  // A new epoch: captures of older ones are over. Their grants go back with release_grants, once the
+  // caller knows that the slot's worker is idle or reaped.
   void set_epoch(Epoch epoch);
   void release_grants(uint32_t slot);
-  // Blocks that a worker of an earlier daemon process may have been writing: free them too.
+  // Blocks that workers of an earlier daemon process were granted; once all of those are idle or
+  // reaped.
   void release_inherited();
 
   void capture(const NodeJob& job, Epoch epoch, Version version);

@@ -104,9 +104,15 @@ void JobAgent::answer_when_idle() {
   for (const Slot& slot : slots_)
     if (slot.idling) return;
   quiescing_ = false;
-  for (uint32_t slot = 0; slot < options_.slots; ++slot) captures_.release_grants(slot);
-  captures_.release_inherited();
   answer_quiesced();
+}
+
+// The worker of this slot is idle or ended: what it was granted it does not write into any more.
+void JobAgent::settle(uint32_t slot) {
+  slots_[slot].settled = true;
+  captures_.release_grants(slot);
+  const bool all = std::all_of(slots_.begin(), slots_.end(), [](const Slot& s) { return s.settled; });
+  if (all) captures_.release_inherited();
 }
 
 void JobAgent::answer_quiesced() {
@@ -214,15 +220,24 @@ void JobAgent::on_worker_up(uint32_t slot, const train::Hello& hello) {
   if (fresh)
     ports_.workers.send(slot, train::Welcome{job_->config, job_->key, options_.arena_path,
                                              options_.worker_address});
-  if (quiescing_ && s.idling) ports_.workers.send(slot, train::Quiesce{memory_.epoch});
+  if (fresh) settle(slot);  // a slot has one process: the one before has ended
   ports_.report(WorkerChanged{options_.node, 0, s.report, fresh ? "started" : "connected again"});
+  if (quiescing_ && !fresh) {
+    s.idling = hello.epoch < memory_.epoch;
+    if (s.idling) {
+      ports_.workers.send(slot, train::Quiesce{memory_.epoch});
+    } else {  // only its answer was lost
+      settle(slot);
+      answer_when_idle();
+    }
+  }
 }
 
 void JobAgent::on_worker_down(uint32_t slot, const std::string& why) {
   Slot& s = slots_[slot];
   s.report = {slot, false, s.report.epoch, WorkerPhase::kIdle, s.report.step, {}};
   s.idling = false;
-  captures_.release_grants(slot);
+  settle(slot);
   ports_.report(WorkerChanged{options_.node, 0, s.report, why});
   answer_when_idle();
 }
@@ -240,6 +255,7 @@ void JobAgent::on(uint32_t slot, const train::Quiesced& message) {
   s.report.phase = WorkerPhase::kIdle;
   s.report.held = message.held;
   s.idling = false;
+  settle(slot);
   answer_when_idle();
 }
 

@@ -67,6 +67,9 @@ class JobAgent {
     WorkerReport report;
     std::string job_key;  // of the job it was welcomed to
     bool idling = false;  // Quiesce was sent, the answer is awaited
+    // Of a worker that an earlier process of this daemon started nothing is known until it is heard
+    // of, idle or ended: until then it may be writing into blocks of the arena.
+    bool settled = false;
   };
 
   void on(const CommandQuiesce& command);
@@ -93,6 +96,7 @@ class JobAgent {
   void set_phase(uint32_t slot, train::WorkerPhase phase) { slots_[slot].report.phase = phase; }
   void restore_owners();
   void kill_late_idlers(Epoch epoch);
+  void settle(uint32_t slot);
   void answer_when_idle();
   void answer_quiesced();
   bool current(Epoch epoch) const { return epoch == memory_.epoch; }

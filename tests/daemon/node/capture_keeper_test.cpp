@@ -1,0 +1,145 @@
+#include "daemon/node/capture_keeper.h"
+
+#include "tests/daemon/node/node_test_help.h"
+
+namespace holdfast::daemon {
+namespace {
+
+constexpr Epoch kOne{1, 1};
+constexpr Epoch kTwo{1, 2};
+StateVersion at(uint64_t version, Epoch made = kOne) { return {Version(version), made}; }
+
+class CaptureKeeperTest : public NodeTest {
+ protected:
+  CaptureKeeperTest() : keeper_(self_, *arena_, workers_, replicas_, report()) {
+    keeper_.set_epoch(kOne);
+    keeper_.set_owner(0, {kOne, at(0), {0, 1, 2}, {NodeId("node-1")}});
+  }
+  // Grants, and the worker writes all of it.
+  void capture(uint64_t version) {
+    keeper_.capture(job_, kOne, Version(version));
+    const auto asked = workers_.last<train::Capture>();
+    for (const train::ShardBlock& b : asked.blocks) write(b.block, b.shard, at(version), kOne);
+    keeper_.captured(0, job_, {kOne, at(version), asked.blocks, 0.1});
+  }
+
+  CaptureKeeper keeper_;
+};
+
+TEST_F(CaptureKeeperTest, CapturedShardsAreReplicatedAndReported) {
+  capture(5);
+  ASSERT_EQ(replicas_.replications.size(), 1u);
+  const auto& replication = replicas_.replications[0];
+  EXPECT_EQ(replication.state, at(5));
+  EXPECT_EQ(replication.blocks.size(), 3u);
+  EXPECT_EQ(count<WorkerReplicated>(), 0u);
+  replication.done({{NodeId("node-1"), {}}});
+  EXPECT_EQ(last<WorkerReplicated>().holders, std::vector{NodeId("node-1")});
+  EXPECT_EQ(last<WorkerReplicated>().state, at(5));
+}
+
+TEST_F(CaptureKeeperTest, AHolderThatFailsMakesTheCaptureMissed) {
+  capture(5);
+  replicas_.replications[0].done(
+      {{NodeId("node-1"), fail(ErrorCode::kFabricLost, "the channel broke")}});
+  EXPECT_EQ(count<WorkerReplicated>(), 0u);
+  EXPECT_EQ(last<WorkerCaptureMissed>().why, "node-1: the channel broke ");
+  EXPECT_EQ(keeper_.skipped(), 1u);
+}
+
+TEST_F(CaptureKeeperTest, NothingIsReportedOfAnOldEpoch) {
+  capture(5);
+  keeper_.set_epoch(kTwo);
+  replicas_.replications[0].done({{NodeId("node-1"), fail(ErrorCode::kEpochOld, "over")}});
+  EXPECT_EQ(count<WorkerCaptureMissed>(), 0u);
+}
+
+TEST_F(CaptureKeeperTest, AFullArenaSkipsTheCaptureAndKeepsNothingOfIt) {
+  while (arena_->allocate(64 << 10, NodeId("other"), kOne)) {
+  }
+  while (arena_->allocate(1, NodeId("other"), kOne)) {
+  }
+  const size_t before = granted();
+  keeper_.capture(job_, kOne, Version(5));
+  EXPECT_EQ(workers_.count<train::Capture>(), 0u);
+  EXPECT_EQ(granted(), before);
+  EXPECT_NE(last<WorkerCaptureMissed>().why.find("HF-302 arena_full"), std::string::npos);
+}
+
+TEST_F(CaptureKeeperTest, TheSameCaptureNamedTwiceIsGrantedOnce) {
+  keeper_.capture(job_, kOne, Version(5));
+  keeper_.capture(job_, kOne, Version(5));
+  EXPECT_EQ(workers_.count<train::Capture>(), 1u);
+  EXPECT_EQ(granted(), 3u);
+}
+
+TEST_F(CaptureKeeperTest, BaseThatLiesHereAlreadyIsOnlyReplicated) {
+  for (const uint32_t shard : {0, 1, 2}) put(shard, at(7));
+  keeper_.set_epoch(kTwo);
+  keeper_.set_owner(0, {kTwo, at(7), {0, 1, 2}, {NodeId("node-1")}});
+  keeper_.capture(job_, kTwo, Version(7));
+  EXPECT_EQ(workers_.count<train::Capture>(), 0u);
+  ASSERT_EQ(replicas_.replications.size(), 1u);
+  EXPECT_EQ(replicas_.replications[0].state, at(7));
+  EXPECT_EQ(replicas_.replications[0].blocks.size(), 3u);
+}
+
+TEST_F(CaptureKeeperTest, PartOfTheBaseIsCapturedAndAllOfItReplicated) {
+  put(1, at(7));
+  keeper_.set_epoch(kTwo);
+  keeper_.set_owner(0, {kTwo, at(7), {0, 1, 2}, {NodeId("node-1")}});
+  keeper_.capture(job_, kTwo, Version(7));
+  const auto asked = workers_.last<train::Capture>();
+  ASSERT_EQ(asked.blocks.size(), 2u);
+  for (const train::ShardBlock& b : asked.blocks) write(b.block, b.shard, at(7), kTwo);
+  keeper_.captured(0, job_, {kTwo, at(7), asked.blocks, 0.1});
+  ASSERT_EQ(replicas_.replications.size(), 1u);
+  EXPECT_EQ(replicas_.replications[0].blocks.size(), 3u);
+}
+
+TEST_F(CaptureKeeperTest, WatermarkFreesOnlyWhatRetentionAllows) {
+  for (const uint64_t version : {3, 4, 5, 6}) capture(version);
+  put(0, at(5, kTwo));
+  keeper_.capture(job_, kOne, Version(7));  // granted: a worker writes into it
+  const std::vector<storage::ViewBase> history = {{kOne, at(0)}};
+  keeper_.watermark(job_, at(4), {Version(6)}, history);
+  EXPECT_EQ(held(),
+            (std::multiset<StateVersion>{at(4), at(4), at(4), at(5), at(5), at(5), at(5, kTwo)}));
+  EXPECT_EQ(granted(), 3u);
+  // A view went back to 4 and made 5 anew.
+  keeper_.watermark(job_, at(4), {}, {{kOne, at(0)}, {kTwo, at(4)}});
+  EXPECT_EQ(held(), (std::multiset<StateVersion>{at(4), at(4), at(4), at(5, kTwo)}));
+}
+
+TEST_F(CaptureKeeperTest, ForgettingJobsLeavesTheOthers) {
+  const auto foreign = arena_->allocate(8, NodeId("node-2"), kOne);
+  const std::string text = "12345678";
+  std::memcpy(arena_->payload(foreign->index)->data(), text.data(), 8);
+  ASSERT_TRUE(arena_->publish(foreign->index, kOne, {99, {}, at(9), 8, checksum64(text)}));
+  put(0, at(3));
+  keeper_.forget_job(job_.hash);
+  EXPECT_EQ(held(), std::multiset<StateVersion>{at(9)});
+  put(0, at(3));
+  keeper_.forget_other_jobs(job_.hash);
+  EXPECT_EQ(held(), std::multiset<StateVersion>{at(3)});
+}
+
+TEST_F(CaptureKeeperTest, AMissedCaptureGivesItsBlocksBack) {
+  keeper_.capture(job_, kOne, Version(5));
+  keeper_.missed(0, {kOne, Version(5), "busy"});
+  EXPECT_EQ(granted(), 0u);
+  EXPECT_EQ(last<WorkerCaptureMissed>().why, "busy");
+}
+
+TEST_F(CaptureKeeperTest, InheritedGrantsAreFreedUnlessTheyWerePublishedMeanwhile) {
+  keeper_.capture(job_, kOne, Version(5));
+  CaptureKeeper next(self_, *arena_, workers_, replicas_, report());  // the daemon started again
+  const auto asked = workers_.last<train::Capture>();
+  write(asked.blocks[0].block, asked.blocks[0].shard, at(5), kOne);
+  next.release_inherited();
+  EXPECT_EQ(granted(), 0u);
+  EXPECT_EQ(held(), std::multiset<StateVersion>{at(5)});
+}
+
+}  // namespace
+}  // namespace holdfast::daemon

@@ -1,0 +1,248 @@
+#include "daemon/node/job_agent.h"
+
+#include "base/json.h"
+#include "tests/daemon/node/node_test_help.h"
+
+namespace holdfast::daemon {
+namespace {
+
+using train::WorkerPhase;
+
+constexpr Epoch kOne{1, 1};
+constexpr Epoch kTwo{1, 2};
+StateVersion at(uint64_t version, Epoch made = kOne) { return {Version(version), made}; }
+
+class JobAgentTest : public NodeTest {
+ protected:
+  JobAgentTest() { start({}); }
+
+  void start(const AgentMemory& memory) {
+    agent_ =
+        std::make_unique<JobAgent>(JobAgentOptions{self_, 1, 1'500, "/arena", "127.0.0.1"},
+                                   JobAgent::Ports{*arena_, workers_, replicas_, loop_, report(),
+                                                   [this](const AgentMemory& m) { memory_ = m; }},
+                                   memory);
+  }
+  train::Hello hello(Epoch epoch, WorkerPhase phase, bool fresh = false) const {
+    train::Hello h;
+    h.epoch = epoch;
+    h.phase = phase;
+    if (!fresh) h.job_key = job_.key;
+    return h;
+  }
+  CommandRestore restore_of(Epoch epoch, StateVersion base, std::vector<SourcedShard> owned) const {
+    CommandRestore c;
+    c.view.epoch = epoch;
+    c.view.job = job_.config.name;
+    c.view.base = base;
+    c.view.members = {{{self_, 0}, Coordinate(0), {NodeId("node-1")}}};
+    c.view.owner_lane.assign(job_.layout.shard_count(), 0);
+    c.owned = std::move(owned);
+    return c;
+  }
+  // A worker that runs in epoch one, from version 0.
+  void run() {
+    agent_->on_command(CommandQuiesce{kOne, job_.config, at(0)});
+    agent_->on_worker_up(0, hello({}, WorkerPhase::kIdle, true));
+    agent_->on_command(
+        restore_of(kOne, at(0), {{0, ShardSource::kInitial, {}}, {1, ShardSource::kInitial, {}}}));
+    agent_->on_worker_message(0, train::Restored{kOne, "YWJj"});
+    agent_->on_command(CommandGo{kOne, {"YWJj"}});
+  }
+
+  std::unique_ptr<JobAgent> agent_;
+  AgentMemory memory_;
+};
+
+TEST_F(JobAgentTest, AFreshWorkerIsWelcomedRestoredAndSentOff) {
+  run();
+  EXPECT_EQ(workers_.last<train::Welcome>().job_key, job_.key);
+  EXPECT_EQ(workers_.last<train::Restore>().owned.size(), 2u);
+  EXPECT_EQ(workers_.last<train::Go>().epoch, kOne);
+  EXPECT_EQ(last<WorkerRestored>().comm_address, "YWJj");
+  EXPECT_EQ(agent_->worker_reports()[0].phase, WorkerPhase::kRunning);
+  EXPECT_EQ(replicas_.epoch, kOne);
+}
+
+TEST_F(JobAgentTest, ALostWorkerGivesItsGrantsBack) {
+  run();
+  agent_->on_command(CommandCapture{kOne, Version(3)});
+  EXPECT_EQ(granted(), 2u);
+  agent_->on_worker_down(0, "killed by signal 9");
+  EXPECT_EQ(granted(), 0u);
+  EXPECT_FALSE(last<WorkerChanged>().worker.alive);
+  EXPECT_EQ(last<WorkerChanged>().why, "killed by signal 9");
+}
+
+TEST_F(JobAgentTest, GrantsStayUntilTheWorkerIsIdle) {
+  run();
+  agent_->on_command(CommandCapture{kOne, Version(3)});
+  agent_->on_command(CommandQuiesce{kTwo, job_.config, at(0)});
+  EXPECT_EQ(granted(), 2u);
+  EXPECT_EQ(count<NodeQuiesced>(), 1u);  // that of epoch one
+  agent_->on_worker_message(0, train::Quiesced{kTwo, {{at(2), {0, 1}}}});
+  EXPECT_EQ(granted(), 0u);
+  EXPECT_EQ(last<NodeQuiesced>().epoch, kTwo);
+  EXPECT_EQ(last<NodeQuiesced>().workers[0].held, (std::vector<HeldShards>{{at(2), {0, 1}}}));
+}
+
+TEST_F(JobAgentTest, QuiescedNamesOnlyVerifiedBlocks) {
+  run();
+  put(0, at(3));
+  const uint32_t bad = put(1, at(3));
+  (*arena_->payload(storage::BlockIndex(bad)))[0] ^= std::byte{1};
+  agent_->on_command(CommandQuiesce{kTwo, job_.config, at(3)});
+  agent_->on_worker_message(0, train::Quiesced{kTwo, {}});
+  EXPECT_EQ(last<NodeQuiesced>().arena, (std::vector<HeldShards>{{at(3), {0}}}));
+}
+
+TEST_F(JobAgentTest, FetchFailureIsReportedWithItsShards) {
+  run();
+  agent_->on_command(CommandQuiesce{kTwo, job_.config, at(3)});
+  agent_->on_worker_message(0, train::Quiesced{kTwo, {}});
+  put(0, at(3));
+  agent_->on_command(restore_of(kTwo, at(3),
+                                {{0, ShardSource::kArena, {}},
+                                 {1, ShardSource::kReplica, NodeId("node-1")},
+                                 {2, ShardSource::kReplica, NodeId("node-2")},
+                                 {3, ShardSource::kReplica, NodeId("node-1")}}));
+  ASSERT_EQ(replicas_.fetches.size(), 2u);
+  EXPECT_EQ(replicas_.fetches[0].shards, (std::vector<uint32_t>{1, 3}));
+  EXPECT_EQ(replicas_.fetches[0].from, NodeId("node-1"));
+  replicas_.fetches[0].done(
+      {{{1, put(1, at(3))}}, {3}, {ErrorCode::kBlockMissing, "node-1 holds no good copy"}});
+  replicas_.fetches[1].done({{{2, put(2, at(3))}}, {}, {}});
+  EXPECT_EQ(count<WorkerRestoreFailed>(), 1u);
+  EXPECT_EQ(last<WorkerRestoreFailed>().shards, std::vector<uint32_t>{3});
+  EXPECT_EQ(last<WorkerRestoreFailed>().from, NodeId("node-1"));
+  EXPECT_EQ(last<WorkerRestoreFailed>().error.code, ErrorCode::kBlockMissing);
+  EXPECT_EQ(workers_.count<train::Restore>(), 1u);  // that of epoch one
+}
+
+TEST_F(JobAgentTest, FetchedShardsAreRestoredFromTheOwnArena) {
+  run();
+  agent_->on_command(CommandQuiesce{kTwo, job_.config, at(3)});
+  agent_->on_worker_message(0, train::Quiesced{kTwo, {}});
+  agent_->on_command(restore_of(kTwo, at(3), {{1, ShardSource::kReplica, NodeId("node-1")}}));
+  const uint32_t block = put(1, at(3));
+  replicas_.fetches.at(0).done({{{1, block}}, {}, {}});
+  const auto restore = workers_.last<train::Restore>();
+  ASSERT_EQ(restore.owned.size(), 1u);
+  EXPECT_EQ(restore.owned[0].source, train::WorkerSource::kArena);
+  EXPECT_EQ(restore.owned[0].block, block);
+}
+
+TEST_F(JobAgentTest, LateIdlerIsKilledAndThenReportedNotAlive) {
+  run();
+  agent_->on_command(CommandQuiesce{kTwo, job_.config, at(0)});
+  loop_.fire();
+  ASSERT_FALSE(workers_.calls.empty());
+  EXPECT_EQ(workers_.calls.back(), "kill 0: not idle 1500 ms after the view ended");
+  EXPECT_EQ(count<NodeQuiesced>(), 1u);
+  agent_->on_worker_down(0, "killed");
+  EXPECT_EQ(last<NodeQuiesced>().epoch, kTwo);
+  EXPECT_FALSE(last<NodeQuiesced>().workers[0].alive);
+}
+
+TEST_F(JobAgentTest, AnIdlerInTimeIsNotKilled) {
+  run();
+  agent_->on_command(CommandQuiesce{kTwo, job_.config, at(0)});
+  agent_->on_worker_message(0, train::Quiesced{kTwo, {}});
+  workers_.calls.clear();
+  loop_.fire();
+  EXPECT_TRUE(workers_.calls.empty());
+}
+
+TEST_F(JobAgentTest, WorkerOfAnOldEpochIsKilled) {
+  run();
+  start({kTwo, job_.config, at(0), {}});  // the daemon started again, the cluster went on
+  agent_->on_worker_up(0, hello(kOne, WorkerPhase::kRunning));
+  EXPECT_EQ(workers_.calls.back(), "kill 0: it works in epoch 1.1, the cluster is in 1.2");
+  EXPECT_FALSE(agent_->worker_reports()[0].alive);
+}
+
+TEST_F(JobAgentTest, WorkerOfAnotherJobIsKilled) {
+  run();
+  auto other = hello(kOne, WorkerPhase::kRunning);
+  other.job_key = "0123456789abcdef";
+  agent_->on_worker_up(0, other);
+  EXPECT_EQ(workers_.calls.back(), "kill 0: it works for a job that this node does not have");
+}
+
+TEST_F(JobAgentTest, OldCommandsHaveNoEffect) {
+  run();
+  agent_->on_command(CommandQuiesce{kTwo, job_.config, at(0)});
+  agent_->on_worker_message(0, train::Quiesced{kTwo, {}});
+  put(0, at(1));
+  const size_t sent = workers_.sent.size();
+  agent_->on_command(CommandQuiesce{kOne, job_.config, at(0)});
+  agent_->on_command(CommandGo{kOne, {}});
+  agent_->on_command(CommandCapture{kOne, Version(3)});
+  agent_->on_command(CommandWatermark{kOne, at(9), {}});
+  agent_->on_command(CommandStopAt{kOne, Step(3)});
+  EXPECT_EQ(workers_.sent.size(), sent);
+  EXPECT_EQ(held(), std::multiset<StateVersion>{at(1)});
+}
+
+// A running worker outlives its daemon: the next one knows the view and carries captures on.
+TEST_F(JobAgentTest, ARestartedDaemonGoesOnWithTheRunningWorker) {
+  run();
+  const auto text = to_json_text(memory_);
+  const auto known = from_json_text<AgentMemory>(text, "memory");
+  ASSERT_TRUE(known) << known.error().to_string();
+  start(*known);
+  agent_->on_worker_up(0, hello(kOne, WorkerPhase::kRunning));
+  EXPECT_TRUE(agent_->worker_reports()[0].alive);
+  agent_->on_command(CommandCapture{kOne, Version(4)});
+  EXPECT_EQ(workers_.last<train::Capture>().blocks.size(), 2u);
+}
+
+// It may be writing: its blocks are not anybody else's before it is known to be idle or ended.
+TEST_F(JobAgentTest, GrantsOfAnEarlierDaemonStayUntilItsWorkerIsHeardOf) {
+  run();
+  agent_->on_command(CommandCapture{kOne, Version(3)});
+  start(memory_);
+  agent_->on_command(CommandQuiesce{kTwo, job_.config, at(0)});
+  EXPECT_EQ(last<NodeQuiesced>().epoch, kTwo);  // it is not connected: reported not alive
+  EXPECT_EQ(granted(), 2u);
+  agent_->on_worker_up(0, hello(kOne, WorkerPhase::kRunning));
+  EXPECT_EQ(workers_.calls.back(), "kill 0: it works in epoch 1.1, the cluster is in 1.2");
+  EXPECT_EQ(granted(), 2u);
+  agent_->on_worker_down(0, "killed");
+  EXPECT_EQ(granted(), 0u);
+}
+
+TEST_F(JobAgentTest, AWorkerThatConnectsAgainWhileIdlingIsAskedAgain) {
+  run();
+  agent_->on_command(CommandQuiesce{kTwo, job_.config, at(0)});
+  const size_t asked = workers_.count<train::Quiesce>();
+  agent_->on_worker_up(0, hello(kOne, WorkerPhase::kBroken));
+  EXPECT_EQ(workers_.count<train::Quiesce>(), asked + 1);
+  EXPECT_EQ(count<NodeQuiesced>(), 1u);
+  agent_->on_worker_up(0, hello(kTwo, WorkerPhase::kIdle));  // it had answered into the void
+  EXPECT_EQ(last<NodeQuiesced>().epoch, kTwo);
+}
+
+TEST_F(JobAgentTest, EndOfAJobKeepsOrDropsItsBlocks) {
+  run();
+  put(0, at(1));
+  agent_->on_command(CommandEndJob{kOne, job_.config.name, true, "stopped"});
+  EXPECT_EQ(workers_.last<train::Exit>().why, "stopped");
+  EXPECT_EQ(held().size(), 1u);
+  EXPECT_EQ(agent_->job(), nullptr);
+  start({kOne, job_.config, at(1), {}});
+  agent_->on_command(CommandEndJob{kOne, job_.config.name, false, "removed"});
+  EXPECT_TRUE(held().empty());
+}
+
+TEST_F(JobAgentTest, ABadBlockThatTheWorkerFoundIsNotOfferedAgain) {
+  run();
+  const uint32_t block = put(1, at(1));
+  agent_->on_worker_message(
+      0, train::RestoreFailed{kOne, {{1, block}}, {ErrorCode::kBlockInvalid, "bad sum"}});
+  EXPECT_TRUE(held().empty());
+  EXPECT_EQ(last<WorkerRestoreFailed>().shards, std::vector<uint32_t>{1});
+}
+
+}  // namespace
+}  // namespace holdfast::daemon
