@@ -12,7 +12,11 @@ namespace holdfast::daemon {
 class AsioLoop final : public LoopPort {
  public:
   explicit AsioLoop(boost::asio::io_context& io) : io_(io), aside_(kHelpers) {}
-  ~AsioLoop() override { aside_.join(); }
+  ~AsioLoop() override { finish(); }
+
+  // Waits for the helper threads; what is given aside later is never done. Call it before what they
+  // use is destroyed.
+  void finish() { aside_.join(); }
 
   void after_ms(int64_t ms, std::function<void()> action) override;
   void aside(std::function<void()> work, std::function<void()> done) override;

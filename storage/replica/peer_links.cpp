@@ -141,6 +141,7 @@ void PeerLinks::close(const NodeId& peer, uint64_t number) {
   links_.erase(it);
   link->closed = true;
   if (link->channel && *link->channel) (*link->channel)->close();
+  link->channel = nullptr;  // here, not wherever the last answer is forgotten
   fail_waiting(*link, {ErrorCode::kFabricLost, "the channel to " + link->address + " was closed"});
 }
 
