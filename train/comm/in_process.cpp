@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstring>
 #include <map>
+#include <set>
 #include <numeric>
 #include <optional>
 
@@ -157,7 +158,7 @@ std::vector<std::unique_ptr<Communicator>> make_in_process_group(uint32_t size,
 struct InProcessHub::State {
   struct Meeting {
     std::shared_ptr<Group> group;
-    uint32_t joined = 0;
+    std::set<uint32_t> joined;
   };
   Mutex mutex;
   CondVar changed;
@@ -193,15 +194,17 @@ class InProcessFactory final : public CommunicatorFactory {
     InProcessHub::State::Meeting& meeting = hub_->meetings[key];
     if (!meeting.group) meeting.group = std::make_shared<Group>(size_);
     const std::shared_ptr<Group> group = meeting.group;
-    ++meeting.joined;
+    meeting.joined.insert(rank_);
     hub_->changed.notify_all();
-    while (hub_->meetings[key].joined < size_) {
+    while (hub_->meetings[key].joined.size() < size_) {
       if (aborted_) return fail(ErrorCode::kCommAborted, fmt::format("rank {} connecting", rank_));
       if (hub_->changed.wait_until(hub_->mutex, deadline) == std::cv_status::timeout &&
-          hub_->meetings[key].joined < size_)
-        return fail(ErrorCode::kCommSetup,
-                    fmt::format("only {} of {} ranks came within {} ms",
-                                hub_->meetings[key].joined, size_, timeout_ms));
+          hub_->meetings[key].joined.size() < size_) {
+        uint32_t missing = 0;
+        while (hub_->meetings[key].joined.contains(missing)) ++missing;
+        return fail(ErrorCode::kCommSetup, fmt::format("rank {} could not reach rank {} within {} ms",
+                                                       rank_, missing, timeout_ms));
+      }
     }
     return std::make_unique<InProcessCommunicator>(group, rank_, size_, collective_timeout_ms);
   }

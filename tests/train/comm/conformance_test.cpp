@@ -1,0 +1,250 @@
+// One suite for every communicator: ranks are threads of this process.
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <chrono>
+#include <functional>
+#include <random>
+#include <thread>
+
+#include "base/check.h"
+#include "train/comm/gloo_communicator.h"
+#include "train/comm/in_process.h"
+
+namespace holdfast::train {
+namespace {
+
+using MakeFactory = std::function<std::unique_ptr<CommunicatorFactory>()>;
+
+struct Kind {
+  std::string name;
+  std::function<MakeFactory()> open;
+};
+
+MakeFactory open_in_process() {
+  const auto hub = std::make_shared<InProcessHub>();
+  return [hub] { return hub->make_factory(); };
+}
+
+MakeFactory open_gloo() {
+  return [] {
+    auto factory = make_gloo_factory("127.0.0.1");
+    CHECK(factory.has_value(), "{}", factory.error().to_string());
+    return std::move(*factory);
+  };
+}
+
+using Comms = std::vector<std::unique_ptr<Communicator>>;
+
+class Conformance : public testing::TestWithParam<Kind> {
+ protected:
+  void SetUp() override { make_ = GetParam().open(); }
+
+  // Factories stay, as they do in a worker over many views.
+  Comms connect(uint32_t size, int64_t collective_timeout_ms = 20'000) {
+    while (factories_.size() < size) factories_.push_back(make_());
+    std::vector<std::string> addresses;
+    for (uint32_t r = 0; r < size; ++r) addresses.push_back(*factories_[r]->prepare(r, size));
+    Comms comms(size);
+    on_threads(size, [&](uint32_t r) {
+      auto comm = factories_[r]->connect(addresses, 10'000, collective_timeout_ms);
+      CHECK(comm.has_value(), "{}", comm.error().to_string());
+      comms[r] = std::move(*comm);
+    });
+    return comms;
+  }
+
+  static void on_threads(uint32_t count, const std::function<void(uint32_t)>& body) {
+    std::vector<std::thread> threads;
+    for (uint32_t r = 0; r < count; ++r) threads.emplace_back([&, r] { body(r); });
+    for (std::thread& thread : threads) thread.join();
+  }
+
+  MakeFactory make_;
+  std::vector<std::unique_ptr<CommunicatorFactory>> factories_;
+};
+
+INSTANTIATE_TEST_SUITE_P(Kinds, Conformance,
+                         testing::Values(Kind{"InProcess", open_in_process},
+                                         Kind{"Gloo", open_gloo}),
+                         [](const auto& info) { return info.param.name; });
+
+// What rank `from` sends rank `to` in round `round`: a function of these, so both sides know it.
+std::vector<std::byte> payload(uint64_t round, uint32_t from, uint32_t to, size_t most) {
+  std::mt19937_64 random(round * 1'000 + from * 31 + to);
+  std::vector<std::byte> bytes(random() % 3 == 0 ? 0 : random() % most);
+  for (std::byte& b : bytes) b = static_cast<std::byte>(random());
+  return bytes;
+}
+
+Status all_to_all_round(Communicator& comm, uint64_t round, size_t most, bool& right) {
+  std::vector<std::byte> send, wanted;
+  std::vector<size_t> send_bytes, recv_bytes;
+  for (uint32_t r = 0; r < comm.size(); ++r) {
+    const auto out = payload(round, comm.rank(), r, most), in = payload(round, r, comm.rank(), most);
+    send.insert(send.end(), out.begin(), out.end());
+    wanted.insert(wanted.end(), in.begin(), in.end());
+    send_bytes.push_back(out.size());
+    recv_bytes.push_back(in.size());
+  }
+  std::vector<std::byte> recv(wanted.size());
+  const Status status = comm.all_to_all(send, send_bytes, recv, recv_bytes);
+  right = recv == wanted;
+  return status;
+}
+
+TEST_P(Conformance, EveryRankGetsWhatWasSentToIt) {
+  for (uint32_t size = 1; size <= 5; ++size) {
+    const Comms comms = connect(size);
+    on_threads(size, [&](uint32_t r) {
+      for (uint64_t round = 0; round < 60; ++round) {
+        bool right = false;
+        const Status status = all_to_all_round(*comms[r], round, round % 10 == 9 ? 300'000 : 900, right);
+        ASSERT_TRUE(status.has_value()) << status.error().to_string();
+        ASSERT_TRUE(right) << "size " << size << " round " << round << " rank " << r;
+      }
+    });
+  }
+}
+
+TEST_P(Conformance, GathersUnevenPiecesInRankOrder) {
+  const uint32_t size = 4;
+  const Comms comms = connect(size);
+  on_threads(size, [&](uint32_t r) {
+    for (uint64_t round = 0; round < 50; ++round) {
+      std::vector<std::byte> wanted;
+      std::vector<size_t> sizes;
+      for (uint32_t from = 0; from < size; ++from) {
+        const auto piece = payload(round, from, 0, 5'000);
+        wanted.insert(wanted.end(), piece.begin(), piece.end());
+        sizes.push_back(piece.size());
+      }
+      std::vector<std::byte> got(wanted.size());
+      ASSERT_TRUE(comms[r]->all_gather(payload(round, r, 0, 5'000), got, sizes).has_value());
+      ASSERT_EQ(got, wanted);
+      ASSERT_TRUE(comms[r]->barrier().has_value());
+    }
+  });
+}
+
+TEST_P(Conformance, NobodyPassesABarrierBeforeAllHaveCome) {
+  const uint32_t size = 3;
+  const Comms comms = connect(size);
+  std::atomic<int> inside{0};
+  on_threads(size, [&](uint32_t r) {
+    for (int round = 1; round <= 100; ++round) {
+      ++inside;
+      ASSERT_TRUE(comms[r]->barrier().has_value());
+      ASSERT_GE(inside.load(), round * static_cast<int>(size));
+      ASSERT_TRUE(comms[r]->barrier().has_value());
+    }
+  });
+}
+
+// Rank 0 never comes; the others wait in a barrier and are told to stop from another thread.
+TEST_P(Conformance, AbortEndsTheCollectiveUnderWayAndAllLaterOnes) {
+  Comms comms = connect(3, 60'000);
+  const auto begun = std::chrono::steady_clock::now();
+  std::vector<ErrorCode> first(3), later(3);
+  std::atomic<int> entering{0};
+  on_threads(4, [&](uint32_t r) {
+    if (r == 3) {
+      while (entering < 2) std::this_thread::yield();
+      comms[1]->abort();
+      comms[1]->abort();
+      comms[2]->abort();
+      return;
+    }
+    if (r == 0) return;
+    ++entering;
+    first[r] = comms[r]->barrier().error().code;
+    later[r] = comms[r]->barrier().error().code;
+  });
+  EXPECT_LT(std::chrono::steady_clock::now() - begun, std::chrono::seconds(1));
+  for (const uint32_t r : {1U, 2U}) {
+    // Rank 2 may have seen that rank 1 was gone before it was aborted itself.
+    EXPECT_TRUE(first[r] == ErrorCode::kCommAborted ||
+                (r == 2 && first[r] == ErrorCode::kCommPeerLost));
+    EXPECT_EQ(later[r], ErrorCode::kCommAborted);
+  }
+}
+
+TEST_P(Conformance, PeersNoticeAnAbortedAndADestroyedRank) {
+  for (const bool destroyed : {false, true}) {
+    Comms comms = connect(3, 60'000);
+    const auto begun = std::chrono::steady_clock::now();
+    on_threads(3, [&](uint32_t r) {
+      if (r == 1) {
+        destroyed ? comms[1].reset() : comms[1]->abort();
+        return;
+      }
+      const Status status = comms[r]->barrier();
+      ASSERT_FALSE(status.has_value());
+      EXPECT_EQ(status.error().code, ErrorCode::kCommPeerLost);
+      EXPECT_FALSE(comms[r]->barrier().has_value());
+    });
+    EXPECT_LT(std::chrono::steady_clock::now() - begun, std::chrono::seconds(2));
+  }
+}
+
+TEST_P(Conformance, ARankThatStaysAwayIsATimeout) {
+  Comms comms = connect(2, 50);
+  const Status status = comms[0]->barrier();
+  ASSERT_FALSE(status.has_value());
+  EXPECT_EQ(status.error().code, ErrorCode::kCommTimeout);
+}
+
+TEST_P(Conformance, ConnectingIsBoundedAndNamesWhoIsMissing) {
+  auto one = make_(), other = make_();
+  const std::vector<std::string> addresses = {*one->prepare(0, 2), *other->prepare(1, 2)};
+  other.reset();  // as when its process has ended meanwhile
+  const auto begun = std::chrono::steady_clock::now();
+  const auto comm = one->connect(addresses, 200, 1'000);
+  ASSERT_FALSE(comm.has_value());
+  EXPECT_EQ(comm.error().code, ErrorCode::kCommSetup);
+  EXPECT_NE(comm.error().message.find("rank 1"), std::string::npos) << comm.error().message;
+  EXPECT_LT(std::chrono::steady_clock::now() - begun, std::chrono::seconds(3));
+}
+
+TEST_P(Conformance, ConnectingCanBeAbortedAndPreparedAgain) {
+  auto one = make_(), other = make_();
+  const std::vector<std::string> addresses = {*one->prepare(0, 2), *other->prepare(1, 2)};
+  ErrorCode code{};
+  on_threads(2, [&](uint32_t r) {
+    if (r == 0)
+      code = one->connect(addresses, 60'000, 1'000).error().code;
+    else
+      one->abort_connect();
+  });
+  EXPECT_EQ(code, ErrorCode::kCommAborted);
+  const std::vector<std::string> again = {*one->prepare(0, 2), *other->prepare(1, 2)};
+  on_threads(2, [&](uint32_t r) {
+    auto comm = (r == 0 ? one : other)->connect(again, 10'000, 10'000);
+    ASSERT_TRUE(comm.has_value()) << comm.error().to_string();
+    EXPECT_TRUE((*comm)->barrier().has_value());
+  });
+}
+
+// A view after the other, each smaller or larger than the one before, some ended by a loss.
+TEST_P(Conformance, GroupsAreRebuiltManyTimes) {
+  std::mt19937_64 random(5);
+  for (int view = 0; view < 20; ++view) {
+    const auto size = static_cast<uint32_t>(1 + random() % 4);
+    Comms comms = connect(size);
+    const uint32_t lost = static_cast<uint32_t>(random() % (2 * size));
+    on_threads(size, [&](uint32_t r) {
+      for (uint64_t round = 0; round < 5; ++round) {
+        bool right = false;
+        if (r == lost && round == 3) return comms[r]->abort();
+        const Status status = all_to_all_round(*comms[r], round, 20'000, right);
+        if (!status) return comms[r]->abort();
+        ASSERT_TRUE(right);
+        if (lost < size) continue;
+        ASSERT_TRUE(comms[r]->barrier().has_value());
+      }
+    });
+  }
+}
+
+}  // namespace
+}  // namespace holdfast::train
