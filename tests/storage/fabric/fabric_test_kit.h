@@ -1,0 +1,100 @@
+// Waiting for completions, with a bound, and filled regions: shared by the fabric's tests.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <random>
+#include <vector>
+
+#include "storage/fabric/fabric.h"
+
+namespace holdfast::storage {
+
+using Clock = std::chrono::steady_clock;
+
+inline double ms_since(Clock::time_point start) {
+  return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
+}
+
+// Collects the outcomes of operations; shared with the callbacks, which may outlive a failed test.
+class Outcomes {
+ public:
+  FabricDone next() {
+    auto state = state_;
+    const size_t index = started_++;
+    {
+      std::lock_guard lock(state->mutex);
+      state->statuses.resize(started_);
+      state->counts.resize(started_);
+    }
+    return [state, index](Status status) {
+      std::lock_guard lock(state->mutex);
+      state->statuses[index] = std::move(status);
+      ++state->counts[index];
+      ++state->done;
+      state->changed.notify_all();
+    };
+  }
+  bool wait(std::chrono::seconds limit = std::chrono::seconds(30)) {
+    std::unique_lock lock(state_->mutex);
+    return state_->changed.wait_for(lock, limit, [&] { return state_->done >= started_; });
+  }
+  size_t done() const {
+    std::lock_guard lock(state_->mutex);
+    return state_->done;
+  }
+  size_t started() const { return started_; }
+  std::vector<Status> statuses() const {
+    std::lock_guard lock(state_->mutex);
+    for (int count : state_->counts) EXPECT_LE(count, 1) << "a completion was called twice";
+    return state_->statuses;
+  }
+  size_t count(ErrorCode code) const {
+    size_t found = 0;
+    for (const Status& status : statuses()) found += !status && status.error().code == code;
+    return found;
+  }
+  size_t successes() const {
+    size_t found = 0;
+    for (const Status& status : statuses()) found += status.has_value();
+    return found;
+  }
+
+ private:
+  struct State {
+    std::mutex mutex;
+    std::condition_variable changed;
+    std::vector<Status> statuses;
+    std::vector<int> counts;
+    size_t done = 0;
+  };
+  std::shared_ptr<State> state_ = std::make_shared<State>();
+  size_t started_ = 0;
+};
+
+inline Status write_now(Channel& channel, uint64_t local, uint64_t remote, uint64_t length) {
+  Outcomes outcomes;
+  channel.write(local, remote, length, outcomes.next());
+  if (!outcomes.wait()) return fail(ErrorCode::kInternal, "the write never completed");
+  return outcomes.statuses()[0];
+}
+
+inline Status read_now(Channel& channel, uint64_t local, uint64_t remote, uint64_t length) {
+  Outcomes outcomes;
+  channel.read(local, remote, length, outcomes.next());
+  if (!outcomes.wait()) return fail(ErrorCode::kInternal, "the read never completed");
+  return outcomes.statuses()[0];
+}
+
+inline std::vector<std::byte> random_bytes(size_t length, uint64_t seed) {
+  std::mt19937_64 random(seed);
+  std::vector<std::byte> bytes(length);
+  for (std::byte& byte : bytes) byte = static_cast<std::byte>(random());
+  return bytes;
+}
+
+}  // namespace holdfast::storage
