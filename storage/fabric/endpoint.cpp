@@ -30,6 +30,8 @@ Endpoint::~Endpoint() = default;
 Status Endpoint::open(fi_info& info) {
   chunk_bytes_ = std::min<uint64_t>(info.ep_attr->max_msg_size, kChunkBytes);
   window_ = std::clamp<uint64_t>(info.tx_attr->size, 1, kWindowChunks);
+  write_completion_ =
+      provider_.info->tx_attr->op_flags & (FI_DELIVERY_COMPLETE | FI_TRANSMIT_COMPLETE);
   fi_cq_attr attributes{};
   attributes.size = kWindowChunks * 2;
   attributes.format = FI_CQ_FORMAT_CONTEXT;
@@ -165,9 +167,13 @@ int64_t Endpoint::post(Operation& operation, uint64_t length) {
   std::byte* local = region_.data() + operation.local_offset + operation.posted;
   const uint64_t remote = remote_.base + operation.remote_offset + operation.posted;
   void* descriptor = fi_mr_desc(provider_.region.get());
+  const iovec ours{local, length};
+  const fi_rma_iov theirs{remote, length, remote_.key};
+  fi_msg_rma message{&ours, &descriptor, 1, 0, &theirs, 1, &operation, 0};
+  // The endpoint's default flags are not enough: tcp honours delivery only per message.
   if (operation.direction == Direction::kWrite)
-    return fi_write(ep_.get(), local, length, descriptor, 0, remote, remote_.key, &operation);
-  return fi_read(ep_.get(), local, length, descriptor, 0, remote, remote_.key, &operation);
+    return fi_writemsg(ep_.get(), &message, FI_COMPLETION | write_completion_);
+  return fi_readmsg(ep_.get(), &message, FI_COMPLETION);
 }
 
 void Endpoint::finish(Operation operation, Status status) {

@@ -77,6 +77,7 @@ class Endpoint {
   Fid<fid_ep> ep_;
   uint64_t chunk_bytes_ = 0;
   uint64_t window_ = 0;
+  uint64_t write_completion_ = 0;  // what a write's completion promises, see find_info
   uint64_t chunks_under_way_ = 0;
   bool retry_ = false;                                       // libfabric asked to try again later
   std::list<Operation> operations_;                          // in order of start, hence of deadline
