@@ -101,8 +101,12 @@ TEST_P(FabricTest, ranges_outside_either_region_are_refused_and_the_channel_live
   struct Range {
     uint64_t local, remote, length;
   };
-  for (const Range& r : {Range{1, 0, 4096}, {0, 8000, 200}, {0, 8193, 0}, {0, 0, UINT64_MAX},
-                         {UINT64_MAX, 0, 2}, {0, UINT64_MAX, 2}}) {
+  for (const Range& r : {Range{1, 0, 4096},
+                         {0, 8000, 200},
+                         {0, 8193, 0},
+                         {0, 0, UINT64_MAX},
+                         {UINT64_MAX, 0, 2},
+                         {0, UINT64_MAX, 2}}) {
     for (bool reads : {false, true}) {
       const Status status = reads ? read_now(*channel, r.local, r.remote, r.length)
                                   : write_now(*channel, r.local, r.remote, r.length);
