@@ -182,7 +182,7 @@ class Walk {
 
 uint32_t seeds() {
   const char* text = std::getenv("HOLDFAST_SEEDS");
-  return text ? static_cast<uint32_t>(std::stoul(text)) : 60;
+  return text ? static_cast<uint32_t>(std::stoul(text)) : 20;
 }
 
 TEST(ReplicationWalk, PublishedBlocksAlwaysHaveTheirBytes) {
