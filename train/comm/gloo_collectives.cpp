@@ -12,6 +12,14 @@ namespace holdfast::train {
 
 using gloo::transport::UnboundBuffer;
 
+namespace {
+
+constexpr uint64_t kCanarySlot = UINT64_MAX >> 8;  // collectives count up from 0
+constexpr const char* kConnectionLost = "the connection to a peer was lost";
+constexpr std::chrono::milliseconds kForever = std::chrono::hours(24 * 365);
+
+}  // namespace
+
 struct GlooCommunicator::Buffers {
   std::unique_ptr<UnboundBuffer> send, recv;
   std::chrono::steady_clock::time_point deadline;
@@ -19,9 +27,36 @@ struct GlooCommunicator::Buffers {
 
 GlooCommunicator::GlooCommunicator(std::shared_ptr<GlooGroup> group,
                                    int64_t collective_timeout_ms)
-    : group_(std::move(group)), timeout_ms_(collective_timeout_ms) {}
+    : group_(std::move(group)), timeout_ms_(collective_timeout_ms) {
+  if (group_->size == 1) return;
+  canary_ = group_->createUnboundBuffer(&canary_byte_, 1);
+  watcher_ = std::thread([this] { watch(); });
+}
 
-GlooCommunicator::~GlooCommunicator() { group_->close(); }
+GlooCommunicator::~GlooCommunicator() {
+  if (watcher_.joinable()) {
+    canary_->abortWaitRecv();
+    watcher_.join();
+  }
+  group_->close();
+}
+
+void GlooCommunicator::watch() {
+  try {
+    for (int peer = 0; peer < group_->size; ++peer)
+      if (peer != group_->rank) canary_->recv(peer, kCanarySlot);
+    if (!canary_->waitRecv(kForever)) return;  // this communicator ends
+  } catch (const std::exception&) {            // a pair broke
+  }
+  const MutexLock lock(mutex_);
+  if (failed_ || aborted_) return;
+  failed_ = true;
+  group_->close();
+  if (active_ != nullptr) {
+    active_->send->abortWaitSend();
+    active_->recv->abortWaitRecv();
+  }
+}
 
 void GlooCommunicator::abort() {
   const MutexLock lock(mutex_);
@@ -102,9 +137,9 @@ Status GlooCommunicator::wait_all(Buffers& buffers, size_t sends, size_t receive
     return std::max(ms, std::chrono::milliseconds(1));
   };
   for (; receives > 0; --receives)
-    if (!buffers.recv->waitRecv(left())) return fail(broken("aborted", false));
+    if (!buffers.recv->waitRecv(left())) return fail(broken(kConnectionLost, false));
   for (; sends > 0; --sends)
-    if (!buffers.send->waitSend(left())) return fail(broken("aborted", false));
+    if (!buffers.send->waitSend(left())) return fail(broken(kConnectionLost, false));
   return {};
 }
 

@@ -1,8 +1,10 @@
 // The collectives of one connected Gloo group.
 #pragma once
 
-#include <atomic>
+#include <gloo/transport/unbound_buffer.h>
+
 #include <memory>
+#include <thread>
 
 #include "base/mutex.h"
 #include "train/comm/communicator.h"
@@ -35,6 +37,7 @@ class GlooCommunicator final : public Communicator {
                   std::span<std::byte> recv, const std::vector<Part>& in) EXCLUDES(mutex_);
   Status wait_all(Buffers& buffers, size_t sends, size_t receives);
   Error broken(const std::string& what, bool late) EXCLUDES(mutex_);
+  void watch() EXCLUDES(mutex_);
 
   const std::shared_ptr<GlooGroup> group_;
   const int64_t timeout_ms_;
@@ -43,6 +46,12 @@ class GlooCommunicator final : public Communicator {
   bool aborted_ GUARDED_BY(mutex_) = false;
   bool failed_ GUARDED_BY(mutex_) = false;
   Buffers* active_ GUARDED_BY(mutex_) = nullptr;  // of the collective under way
+
+  // Gloo does not tell a buffer that was being filled when its connection broke. So a receive that
+  // never ends stands open on every pair; it fails with the pair, and wakes who waits for others.
+  std::byte canary_byte_{};
+  std::unique_ptr<gloo::transport::UnboundBuffer> canary_;
+  std::thread watcher_;
 };
 
 }  // namespace holdfast::train
