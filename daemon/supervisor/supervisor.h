@@ -92,6 +92,9 @@ class Supervisor {
     uint64_t hangs = 0;
   };
   SlotStatus status(uint32_t slot) const;
+  // The live worker of an earlier daemon process in this slot: it will connect by itself once
+  // ensure_worker was called.
+  std::optional<int64_t> survivor(uint32_t slot) const;
 
  private:
   class Impl;

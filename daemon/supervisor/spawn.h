@@ -1,0 +1,35 @@
+// Starting a worker process and holding on to one by its pidfd.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+
+#include "base/result.h"
+
+namespace holdfast::daemon {
+
+struct SpawnRequest {
+  std::filesystem::path program;
+  std::filesystem::path state_dir;
+  uint32_t slot = 0;
+  std::string fault;  // HOLDFAST_FAULT of the worker; empty: none
+};
+
+struct Spawned {
+  pid_t pid = 0;
+  int pidfd = -1;
+};
+
+// The worker's log is state_dir/worker-<slot>.log; it is appended to, and set aside as .log.1 when it
+// has grown large. kProcess naming program and reason.
+Result<Spawned> spawn_worker(const SpawnRequest& request);
+
+// kProcess when there is no such process.
+Result<int> open_pidfd(pid_t pid);
+// How a child ended, after its pidfd said so: "exit status 1", "signal 9 (Killed)". Reaps it.
+std::string reap(int pidfd);
+
+}  // namespace holdfast::daemon
