@@ -34,12 +34,14 @@ class Capturer {
   Capturer(const Capturer&) = delete;
   Capturer& operator=(const Capturer&) = delete;
 
-  // Once, before the first order. What they refer to must outlive this.
+  // Before the first order; again for another view, after cancel_and_wait. What they refer to must
+  // outlive this or the next open.
   void open(CaptureTarget target, ProtectFn protect) EXCLUDES(mutex_);
   void order(const Capture& order) EXCLUDES(mutex_);
   // The newest version that the buffers hold; may go back in a new view.
   void set_version(Version newest) EXCLUDES(mutex_);
-  // Ends the order under way and drops those that wait; each is reported missed. Does not wait.
+  // Ends the order under way, which is reported missed, and drops those that wait: the view they
+  // were given in is over. Does not wait.
   void cancel() EXCLUDES(mutex_);
   // Returns when the thread touches neither arena nor buffers; nothing is reported afterwards until
   // the next order. The wait is bounded by the copy of one shard.

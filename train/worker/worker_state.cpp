@@ -61,6 +61,9 @@ WorkerActions WorkerState::on(const Quiesce& message) {
 }
 
 WorkerActions WorkerState::on(const Restore& message) {
+  // A worker that started after the view's Quiesce went out has nothing to be aborted: it joins.
+  if (!quiesce_ && phase_ == WorkerPhase::kIdle && !restore_ && message.epoch > epoch_)
+    epoch_ = message.epoch;
   if (!current(message.epoch) ||
       (phase_ != WorkerPhase::kIdle && phase_ != WorkerPhase::kRestoring))
     return ignored(fmt::format("Restore of epoch {} ignored, mine is {}", to_string(message.epoch),

@@ -66,6 +66,8 @@ class WorkerState {
   WorkerActions failed(Error error, std::vector<HeldShards> held);
 
   Hello hello() const;
+  // A Quiesce or an end was asked for and not answered: what runs is to stay aborted.
+  bool ending() const { return quiesce_ || leave_; }
   WorkerPhase phase() const { return phase_; }
   Epoch epoch() const { return epoch_; }
 

@@ -1,0 +1,15 @@
+// Communicator addresses travel in JSON as base64 (RFC 4648, with padding).
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "base/result.h"
+
+namespace holdfast::train {
+
+std::string to_base64(std::string_view bytes);
+// kBadMessage for anything that to_base64 does not produce.
+Result<std::string> from_base64(std::string_view text);
+
+}  // namespace holdfast::train

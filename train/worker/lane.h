@@ -1,0 +1,96 @@
+// What the worker's main thread does with trainer, communicator and arena, one task after the other:
+// open a job, restore, connect, step. Knows no messages' order: that is WorkerState's.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/mutex.h"
+#include "storage/arena/arena.h"
+#include "train/comm/communicator.h"
+#include "train/snapshot/capture.h"
+#include "train/step/trainer.h"
+#include "train/worker/messages.h"
+#include "train/worker/pulse.h"
+
+namespace holdfast::train {
+
+// Where trainer and communicators come from; tests hand in fakes.
+struct LaneParts {
+  std::function<Result<std::unique_ptr<Trainer>>(const conf::JobConfig&, AbortWord&, ProgressFn)>
+      make_trainer;
+  std::function<Result<std::unique_ptr<CommunicatorFactory>>(const std::string& listen_address)>
+      make_factory;
+};
+
+struct LaneTimeouts {
+  int64_t connect_ms = 10'000;
+  int64_t collective_ms = 30'000;
+};
+
+class Lane {
+ public:
+  Lane(LaneParts parts, LaneTimeouts timeouts, ProgressRecord& record);
+
+  // ---- main thread ----
+  Status open_job(const Welcome& welcome);
+  bool has_job() const { return job_.has_value(); }
+  uint64_t steps() const { return job_->config.steps; }
+  std::vector<HeldShards> held() const;
+  // Closes the communicator.
+  void close_view() EXCLUDES(mutex_);
+  // The view may begin; what abort() did is over.
+  void clear_abort() EXCLUDES(mutex_);
+
+  struct Restoration {
+    std::string comm_address;     // as it travels: base64
+    std::vector<ShardBlock> bad;  // blocks that did not verify
+    std::optional<Error> error;   // nullopt: every owned shard is at the base
+  };
+  Restoration restore(const Restore& restore);
+  // Connects and materializes.
+  Status start(const Go& go) EXCLUDES(mutex_);
+  Result<StepDone> run_step(Step step);
+  Version version() const { return trainer_->current().version; }
+
+  // Where captures of the open view go, and what protects a version from being overwritten.
+  CaptureTarget capture_target();
+  std::unique_ptr<Trainer::Protection> protect(Version version, int64_t max_wait_ms) {
+    return trainer_->protect_version(version, max_wait_ms);
+  }
+  Pulse& pulse() { return pulse_; }
+
+  // ---- any thread ----
+  // The abort word first, then whatever collective or connect is under way.
+  void abort() EXCLUDES(mutex_);
+
+ private:
+  struct Job {
+    conf::JobConfig config;
+    uint64_t hash = 0;
+  };
+
+  Status restore_shards(const Restore& restore, std::vector<ShardBlock>& bad);
+  Status load_block(const Restore& restore, const OwnedShard& owned);
+  void repeat_abort() EXCLUDES(mutex_);
+  void abort_locked() REQUIRES(mutex_);
+
+  const LaneParts parts_;
+  const LaneTimeouts timeouts_;
+  AbortWord abort_;
+  std::optional<Job> job_;
+  std::unique_ptr<storage::ArenaMapping> arena_;
+  std::unique_ptr<Trainer> trainer_;
+  std::shared_ptr<const std::vector<size_t>> shard_bytes_;  // by flat shard, of the open view
+
+  Mutex mutex_;  // only the main thread changes these two, abort() uses them
+  std::unique_ptr<CommunicatorFactory> factory_;
+  std::unique_ptr<Communicator> comm_;
+  Pulse pulse_;  // the last: its thread calls back
+};
+
+}  // namespace holdfast::train
