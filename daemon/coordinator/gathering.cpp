@@ -182,6 +182,17 @@ void Coordinator::Machine::announce(Decision decision) {
   if (view_->base.version < sealed)
     out_.records.push_back(VoidLedger{*active_, Step(view_->base.version.value)});
   JobRecord& record = job();
+  steps_back_ = newest_.value - std::min(newest_.value, view_->base.version.value);
+  if (!record.history.empty()) {
+    for (const Member& m : view_->members) {
+      const auto& before = record.history.back().members;
+      if (std::none_of(before.begin(), before.end(),
+                       [&](const Member& b) { return b.worker == m.worker; }))
+        note("rejoined", fmt::format("node {} takes part from step {} on", m.worker.node.value,
+                                     view_->base.version.value),
+             {{"node", m.worker.node.value}, {"step", std::to_string(view_->base.version.value)}});
+    }
+  }
   record.history.push_back(*view_);
   if (record.history.size() > kHistoryKept) record.history.erase(record.history.begin());
   record.steps_done = view_->base.version.value;
@@ -189,8 +200,7 @@ void Coordinator::Machine::announce(Decision decision) {
   note("view", view_->reason,
        {{"base", std::to_string(view_->base.version.value)},
         {"lanes", std::to_string(view_->members.size())},
-        {"steps_back", std::to_string(newest_.value - std::min(newest_.value,
-                                                               view_->base.version.value))},
+        {"steps_back", std::to_string(steps_back_)},
         {"bytes_moved", std::to_string(decision.bytes_moved)}});
 
   std::vector<NodeAddress> addresses;

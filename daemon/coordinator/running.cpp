@@ -84,7 +84,8 @@ void Coordinator::Machine::on(const WorkerStepDone& event) {
   if (ledger_->complete(event.step.step) && event.step.step.value == view_->base.version.value)
     note("first_step", fmt::format("step {} is the first of epoch {}", event.step.step.value,
                                    to_string(epoch_)),
-         {{"step", std::to_string(event.step.step.value)}});
+         {{"step", std::to_string(event.step.step.value)},
+          {"steps_twice", std::to_string(steps_back_)}});
   if (made <= newest_) return;
   newest_ = made;
   last_step_ = event.step;

@@ -61,6 +61,7 @@ void JobAgent::on_command(const NodeCommand& command) {
 }
 
 void JobAgent::on(const CommandQuiesce& command) {
+  if (command.epoch == memory_.epoch && job_ && !quiescing_) answer_quiesced();  // it was lost
   if (command.epoch <= memory_.epoch) return;
   fault_point("node.quiesce");
   memory_.epoch = command.epoch;
@@ -81,6 +82,8 @@ void JobAgent::on(const CommandQuiesce& command) {
       ports_.workers.ensure(slot);
       ports_.workers.kill(slot, "it works for another job");
     } else if (ours) {
+      ports_.workers.send(slot, train::Quiesce{command.epoch});
+    } else if (s.fresh) {
       ports_.workers.send(slot, train::Quiesce{command.epoch});
     } else {
       ports_.workers.ensure(slot);
@@ -215,14 +218,19 @@ void JobAgent::on_worker_up(uint32_t slot, const train::Hello& hello) {
                                           to_string(hello.epoch), to_string(memory_.epoch)));
     return;
   }
-  s.report = {slot, true, hello.epoch, hello.phase, hello.step, hello.held};
+  s.report = {slot, !fresh, hello.epoch, hello.phase, hello.step, hello.held};
   s.job_key = job_->key;
-  if (fresh)
+  s.fresh = fresh;
+  if (fresh) {
+    settle(slot);  // a slot has one process: the one before has ended
     ports_.workers.send(slot, train::Welcome{job_->config, job_->key, options_.arena_path,
                                              options_.worker_address});
-  if (fresh) settle(slot);  // a slot has one process: the one before has ended
-  ports_.report(WorkerChanged{options_.node, 0, s.report, fresh ? "started" : "connected again"});
-  if (quiescing_ && !fresh) {
+    // It is ready for a view once it answers from the present epoch.
+    ports_.workers.send(slot, train::Quiesce{memory_.epoch});
+    return;
+  }
+  ports_.report(WorkerChanged{options_.node, 0, s.report, "connected again"});
+  if (quiescing_) {
     s.idling = hello.epoch < memory_.epoch;
     if (s.idling) {
       ports_.workers.send(slot, train::Quiesce{memory_.epoch});
@@ -256,6 +264,11 @@ void JobAgent::on(uint32_t slot, const train::Quiesced& message) {
   s.report.held = message.held;
   s.idling = false;
   settle(slot);
+  if (s.fresh) {
+    s.fresh = false;
+    s.report.alive = true;
+    ports_.report(WorkerChanged{options_.node, 0, s.report, "started"});
+  }
   answer_when_idle();
 }
 

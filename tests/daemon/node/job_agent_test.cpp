@@ -44,6 +44,7 @@ class JobAgentTest : public NodeTest {
   void run() {
     agent_->on_command(CommandQuiesce{kOne, job_.config, at(0)});
     agent_->on_worker_up(0, hello({}, WorkerPhase::kIdle, true));
+    agent_->on_worker_message(0, train::Quiesced{kOne, {}});
     agent_->on_command(
         restore_of(kOne, at(0), {{0, ShardSource::kInitial, {}}, {1, ShardSource::kInitial, {}}}));
     agent_->on_worker_message(0, train::Restored{kOne, "YWJj"});
@@ -62,6 +63,17 @@ TEST_F(JobAgentTest, AFreshWorkerIsWelcomedRestoredAndSentOff) {
   EXPECT_EQ(last<WorkerRestored>().comm_address, "YWJj");
   EXPECT_EQ(agent_->worker_reports()[0].phase, WorkerPhase::kRunning);
   EXPECT_EQ(replicas_.epoch, kOne);
+}
+
+TEST_F(JobAgentTest, AFreshWorkerIsReportedOnceItAnsweredFromThePresentEpoch) {
+  agent_->on_command(CommandQuiesce{kOne, job_.config, at(0)});
+  agent_->on_worker_up(0, hello({}, WorkerPhase::kIdle, true));
+  EXPECT_EQ(workers_.last<train::Quiesce>().epoch, kOne);
+  EXPECT_EQ(count<WorkerChanged>(), 0u);
+  EXPECT_FALSE(agent_->worker_reports()[0].alive);
+  agent_->on_worker_message(0, train::Quiesced{kOne, {}});
+  EXPECT_EQ(count<WorkerChanged>(), 1u);
+  EXPECT_TRUE(last<WorkerChanged>().worker.alive);
 }
 
 TEST_F(JobAgentTest, ALostWorkerGivesItsGrantsBack) {
