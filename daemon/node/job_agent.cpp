@@ -245,6 +245,7 @@ void JobAgent::on_worker_down(uint32_t slot, const std::string& why) {
   Slot& s = slots_[slot];
   s.report = {slot, false, s.report.epoch, WorkerPhase::kIdle, s.report.step, {}};
   s.idling = false;
+  s.fresh = false;
   settle(slot);
   ports_.report(WorkerChanged{options_.node, 0, s.report, why});
   answer_when_idle();
