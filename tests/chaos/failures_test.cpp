@@ -85,7 +85,9 @@ TEST_F(Failures, DaemonAloneKilledItsWorkerTrainsOnAndIsAdopted) {
   EXPECT_EQ(cluster_.playground().worker_pid(node).value_or(std::nullopt).value_or(0), 0)
       << "the worker ends with the job";
   for (const daemon::EventRecord& event : cluster_.events())
-    if (event.sequence > before) EXPECT_NE(event.kind, "view") << event.text;
+    if (event.sequence > before) {
+      EXPECT_NE(event.kind, "view") << event.text;
+    }
   ASSERT_TRUE(pid && *pid);
 }
 
