@@ -75,13 +75,13 @@ NodeStatus* Coordinator::Machine::current(const NodeId& node, uint64_t session, 
   return nullptr;
 }
 
-void Coordinator::Machine::keep_report(NodeStatus& node, const WorkerReport& report) {
+// True when this report ends a worker that was known to be alive.
+bool Coordinator::Machine::keep_report(NodeStatus& node, const WorkerReport& report) {
   for (WorkerReport& known : node.workers)
-    if (known.slot == report.slot) {
-      known = report;
-      return;
-    }
+    if (known.slot == report.slot)
+      return std::exchange(known, report).alive && !report.alive;
   node.workers.push_back(report);
+  return false;
 }
 
 std::optional<uint32_t> Coordinator::Machine::lane_of(const NodeId& node) const {
@@ -243,11 +243,11 @@ void Coordinator::Machine::on(const NodeDown& event) {
 void Coordinator::Machine::on(const WorkerChanged& event) {
   NodeStatus* node = present(event.node, event.session);
   if (!node) return;
-  keep_report(*node, event.worker);
-  if (!event.worker.alive) {
+  if (keep_report(*node, event.worker))
     note("worker_lost", fmt::format("worker {} of node {}: {}", event.worker.slot,
                                     event.node.value, event.why),
          {{"node", event.node.value}});
+  if (!event.worker.alive) {
     if (const auto answer = answers_.find(event.node); answer != answers_.end())
       std::erase_if(answer->second.workers,
                     [&](const WorkerReport& w) { return w.slot == event.worker.slot; });

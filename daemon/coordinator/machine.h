@@ -59,7 +59,7 @@ class Coordinator::Machine {
   NodeStatus* present(const NodeId& node, uint64_t session);
   // As present(), and of the current epoch.
   NodeStatus* current(const NodeId& node, uint64_t session, Epoch epoch);
-  void keep_report(NodeStatus& node, const WorkerReport& report);
+  bool keep_report(NodeStatus& node, const WorkerReport& report);
   std::optional<uint32_t> lane_of(const NodeId& node) const;
   std::optional<uint32_t> lane_of(const NodeId& node, uint32_t slot) const;
   bool is_holder(const NodeId& node) const;

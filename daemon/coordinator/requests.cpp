@@ -152,8 +152,10 @@ void Coordinator::Machine::finish_job(JobState state, const std::string& detail)
   store_job(true);
   note(state == JobState::kDone ? "job_done" : state == JobState::kFailed ? "job_failed" : "job_stopped",
        detail);
-  for (const auto& [id, node] : nodes_)
+  for (auto& [id, node] : nodes_) {
     send(id, CommandEndJob{epoch_, *active_, true, detail});
+    node.workers.clear();  // they leave, their nodes say no more of them
+  }
   active_.reset();
   view_.reset();
   ledger_.reset();

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "base/check.h"
 #include "base/fault_point.h"
@@ -193,8 +194,12 @@ void JobAgent::on(const CommandStopAt& command) {
 void JobAgent::on(const CommandEndJob& command) {
   if (command.epoch < memory_.epoch || !job_ || job_->config.name != command.job) return;
   for (uint32_t slot = 0; slot < options_.slots; ++slot) {
-    if (slots_[slot].report.alive) ports_.workers.send(slot, train::Exit{command.why});
+    Slot& s = slots_[slot];
+    if (s.report.alive) ports_.workers.send(slot, train::Exit{command.why});
     ports_.workers.stop(slot);
+    s.leaving = s.report.alive || s.fresh;
+    s.report.alive = s.fresh = s.idling = false;
+    s.job_key.clear();
   }
   if (!command.keep) captures_.forget_job(job_->hash);
   memory_.job.reset();
@@ -207,6 +212,7 @@ void JobAgent::on(const CommandEndJob& command) {
 
 void JobAgent::on_worker_up(uint32_t slot, const train::Hello& hello) {
   CHECK(slot < slots_.size());
+  if (slots_[slot].leaving) return;  // connected once more on its way out
   if (!job_ || (!hello.job_key.empty() && hello.job_key != job_->key)) {
     ports_.workers.kill(slot, "it works for a job that this node does not have");
     return;
@@ -247,11 +253,13 @@ void JobAgent::on_worker_down(uint32_t slot, const std::string& why) {
   s.idling = false;
   s.fresh = false;
   settle(slot);
-  ports_.report(WorkerChanged{options_.node, 0, s.report, why});
+  if (!std::exchange(s.leaving, false))  // its end was wished for: nothing is lost
+    ports_.report(WorkerChanged{options_.node, 0, s.report, why});
   answer_when_idle();
 }
 
 void JobAgent::on_worker_message(uint32_t slot, const train::FromWorker& message) {
+  if (slots_[slot].leaving) return;
   std::visit([this, slot](const auto& m) { on(slot, m); }, message);
 }
 

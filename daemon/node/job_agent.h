@@ -67,6 +67,7 @@ class JobAgent {
     WorkerReport report;
     std::string job_key;  // of the job it was welcomed to
     bool idling = false;  // Quiesce was sent, the answer is awaited
+    bool leaving = false;  // its job has ended here, the process has not yet
     bool fresh = false;   // welcomed, has not answered from the present epoch yet
     // Of a worker that an earlier process of this daemon started nothing is known until it is heard
     // of, idle or ended: until then it may be writing into blocks of the arena.

@@ -158,8 +158,9 @@ void Slot::end_with(WorkerEnd end) {
 
 void Slot::restart_later() {
   if (!wanted_) return;
-  restart_.expires_after(ms(backoff_ms_));
-  backoff_ms_ = std::min(backoff_ms_ * 2, kMostBackoffMs);
+  const bool wished = cause_ && cause_->cause == WorkerEnd::Cause::kStopped;
+  restart_.expires_after(ms(wished ? 0 : backoff_ms_));
+  if (!wished) backoff_ms_ = std::min(backoff_ms_ * 2, kMostBackoffMs);
   restart_.async_wait([this, alive = alive_](const boost::system::error_code& error) {
     if (error || !*alive || !wanted_ || status_.pid != 0) return;
     ++status_.restarts;

@@ -82,8 +82,9 @@ TEST_F(Failures, DaemonAloneKilledItsWorkerTrainsOnAndIsAdopted) {
   ASSERT_TRUE(cluster_.playground().signal_daemon(node, SIGKILL));
   ASSERT_TRUE(cluster_.playground().start_node(node));
   finish();
-  EXPECT_EQ(cluster_.playground().worker_pid(node).value_or(std::nullopt).value_or(0), 0)
-      << "the worker ends with the job";
+  cluster_.wait("the adopted worker to end with the job", 20'000, [&] {
+    return !cluster_.playground().worker_pid(node).value_or(std::nullopt);
+  });
   for (const daemon::EventRecord& event : cluster_.events())
     if (event.sequence > before) {
       EXPECT_NE(event.kind, "view") << event.text;

@@ -256,5 +256,21 @@ TEST_F(JobAgentTest, ABadBlockThatTheWorkerFoundIsNotOfferedAgain) {
   EXPECT_EQ(last<WorkerRestoreFailed>().shards, std::vector<uint32_t>{1});
 }
 
+TEST_F(JobAgentTest, AJobResumedWhileItsWorkerLeavesGetsANewWorker) {
+  run();
+  agent_->on_command(CommandEndJob{kOne, job_.config.name, true, "stopped"});
+  const size_t changes = count<WorkerChanged>();
+  workers_.calls.clear();
+  agent_->on_command(CommandQuiesce{kTwo, job_.config, at(0)});
+  EXPECT_EQ(workers_.calls, std::vector<std::string>{"ensure 0"});
+  agent_->on_worker_message(0, train::Quiesced{kTwo, {}});  // the old one's, on its way out
+  EXPECT_FALSE(agent_->worker_reports()[0].alive);
+  agent_->on_worker_down(0, "stopped");
+  EXPECT_EQ(count<WorkerChanged>(), changes) << "its end was wished for";
+  agent_->on_worker_up(0, hello({}, WorkerPhase::kIdle, true));
+  agent_->on_worker_message(0, train::Quiesced{kTwo, {}});
+  EXPECT_TRUE(last<WorkerChanged>().worker.alive);
+}
+
 }  // namespace
 }  // namespace holdfast::daemon
