@@ -1,0 +1,227 @@
+// How fast blocks reach another process: RMA writes of 1 MiB through storage/fabric against a plain
+// TCP stream over the same loopback, in turns, in one run. `replication_bench [--out FILE]
+// [--rounds N] [--mib N]`
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <chrono>
+#include <condition_variable>
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "base/check.h"
+#include "storage/fabric/fabric.h"
+
+namespace {
+
+using holdfast::Status;
+using namespace holdfast::storage;
+
+constexpr size_t kBlock = 1 << 20;
+constexpr size_t kBlocks = 64;  // of the region: copies go round it
+constexpr size_t kUnderWay = 16;
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+bool receive_all(int socket, std::byte* to, size_t length) {
+  while (length > 0) {
+    const ssize_t got = recv(socket, to, length, 0);
+    if (got <= 0) return false;
+    to += got;
+    length -= static_cast<size_t>(got);
+  }
+  return true;
+}
+
+void send_all(int socket, const std::byte* from, size_t length) {
+  while (length > 0) {
+    const ssize_t sent = send(socket, from, length, MSG_NOSIGNAL);
+    CHECK(sent > 0, "send: {}", std::strerror(errno));
+    from += sent;
+    length -= static_cast<size_t>(sent);
+  }
+}
+
+// The other process: serves a region, and takes a stream in rounds of a length sent first.
+int serve() {
+  std::vector<std::byte> region(kBlock * kBlocks);
+  auto fabric = open_libfabric({"tcp", "127.0.0.1", 0, 30'000}, region);
+  CHECK(fabric, "{}", fabric.error().to_string());
+  const int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t length = sizeof address;
+  CHECK(bind(listener, reinterpret_cast<sockaddr*>(&address), sizeof address) == 0);
+  CHECK(listen(listener, 1) == 0);
+  CHECK(getsockname(listener, reinterpret_cast<sockaddr*>(&address), &length) == 0);
+  std::printf("%d %s\n", ntohs(address.sin_port), (*fabric)->address().c_str());
+  std::fflush(stdout);
+  const int stream = accept4(listener, nullptr, nullptr, SOCK_CLOEXEC);
+  CHECK(stream >= 0, "accept: {}", std::strerror(errno));
+  uint64_t blocks = 0;
+  while (receive_all(stream, reinterpret_cast<std::byte*>(&blocks), sizeof blocks)) {
+    for (uint64_t i = 0; i < blocks; ++i)
+      if (!receive_all(stream, region.data() + i % kBlocks * kBlock, kBlock)) return 1;
+    send_all(stream, region.data(), 1);
+  }
+  return 0;
+}
+
+struct Peer {
+  pid_t pid = -1;
+  int port = 0;
+  FabricAddress address;
+};
+
+Peer start_peer() {
+  int out[2];
+  CHECK(pipe2(out, O_CLOEXEC) == 0);
+  Peer peer;
+  peer.pid = fork();
+  if (peer.pid == 0) {
+    dup2(out[1], STDOUT_FILENO);
+    execl("/proc/self/exe", "replication_bench", "--serve", nullptr);
+    _exit(127);
+  }
+  ::close(out[1]);
+  FILE* lines = fdopen(out[0], "r");
+  char address[512];
+  CHECK(std::fscanf(lines, "%d %511s", &peer.port, address) == 2, "the peer did not start");
+  peer.address = address;
+  std::fclose(lines);
+  return peer;
+}
+
+int connect_stream(int port) {
+  const int stream = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  address.sin_port = htons(static_cast<uint16_t>(port));
+  CHECK(connect(stream, reinterpret_cast<sockaddr*>(&address), sizeof address) == 0);
+  const int on = 1;
+  setsockopt(stream, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+  return stream;
+}
+
+double stream_blocks(int stream, std::vector<std::byte>& region, uint64_t blocks) {
+  const auto start = std::chrono::steady_clock::now();
+  send_all(stream, reinterpret_cast<const std::byte*>(&blocks), sizeof blocks);
+  for (uint64_t i = 0; i < blocks; ++i)
+    send_all(stream, region.data() + i % kBlocks * kBlock, kBlock);
+  std::byte answer;
+  CHECK(receive_all(stream, &answer, 1), "the peer has gone");
+  return static_cast<double>(blocks * kBlock) / seconds_since(start);
+}
+
+// kUnderWay writes at a time; each completion starts the next one.
+class Writer {
+ public:
+  Writer(Channel& channel, uint64_t blocks) : channel_(channel), blocks_(blocks) {}
+  double run() {
+    const auto start = std::chrono::steady_clock::now();
+    for (uint64_t i = 0; i < std::min<uint64_t>(kUnderWay, blocks_); ++i) next();
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [this] { return done_ == blocks_; });
+    return static_cast<double>(blocks_ * kBlock) / seconds_since(start);
+  }
+
+ private:
+  void next() {
+    uint64_t offset = 0;
+    {
+      std::lock_guard lock(mutex_);
+      if (started_ == blocks_) return;
+      offset = started_++ % kBlocks * kBlock;
+    }
+    channel_.write(offset, offset, kBlock, [this](const Status& status) {
+      CHECK(status, "{}", status.error().to_string());
+      next();
+      std::lock_guard lock(mutex_);
+      if (++done_ == blocks_) changed_.notify_all();
+    });
+  }
+
+  Channel& channel_;
+  uint64_t blocks_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  uint64_t started_ = 0;
+  uint64_t done_ = 0;
+};
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+std::string measure(int rounds, uint64_t blocks) {
+  const Peer peer = start_peer();
+  std::vector<std::byte> region(kBlock * kBlocks, std::byte{7});
+  std::vector<double> fabric_rates, stream_rates, ratios;
+  {
+    auto fabric = open_libfabric({"tcp", "127.0.0.1", 0, 30'000}, region);
+    CHECK(fabric, "{}", fabric.error().to_string());
+    auto channel = (*fabric)->connect(peer.address);
+    CHECK(channel, "{}", channel.error().to_string());
+    const int stream = connect_stream(peer.port);
+    for (int round = -1; round < rounds; ++round) {  // the first warms both up
+      // Who goes first alternates: other load on the machine then favours neither.
+      double by_fabric = 0;
+      if (round % 2 == 0) by_fabric = Writer(**channel, blocks).run();
+      const double by_stream = stream_blocks(stream, region, blocks);
+      if (round % 2 != 0) by_fabric = Writer(**channel, blocks).run();
+      if (round < 0) continue;
+      fabric_rates.push_back(by_fabric / 1e9);
+      stream_rates.push_back(by_stream / 1e9);
+      ratios.push_back(by_fabric / by_stream);
+    }
+    ::close(stream);
+  }
+  waitpid(peer.pid, nullptr, 0);
+  return fmt::format(
+      "{{\"bench\": \"replication\", \"provider\": \"tcp\", \"block_bytes\": {}, \"round_bytes\": "
+      "{}, "
+      "\"rounds\": {},\n \"fabric_gb_per_s\": [{:.3f}],\n \"tcp_stream_gb_per_s\": [{:.3f}],\n"
+      " \"median_fabric_gb_per_s\": {:.3f}, \"median_tcp_stream_gb_per_s\": {:.3f}, "
+      "\"ratio\": {:.3f}, \"target\": 0.8}}\n",
+      kBlock, blocks * kBlock, rounds, fmt::join(fabric_rates, ", "), fmt::join(stream_rates, ", "),
+      median(fabric_rates), median(stream_rates), median(ratios));
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  setenv("IPATH_NO_BACKTRACE", "1", 1);
+  CLI::App app("Bandwidth of block replication against plain TCP");
+  std::string out;
+  int rounds = 9;
+  uint64_t mib = 1024;
+  bool serves = false;
+  app.add_option("--out", out, "also write the result to this file");
+  app.add_option("--rounds", rounds, "measured rounds of each kind")->check(CLI::Range(1, 1000));
+  app.add_option("--mib", mib, "MiB a round")->check(CLI::Range(1, 1 << 20));
+  app.add_flag("--serve", serves, "be the receiving process (started by the bench itself)");
+  CLI11_PARSE(app, argc, argv);
+  if (serves) return serve();
+  const std::string result = measure(rounds, mib);
+  std::fputs(result.c_str(), stdout);
+  if (!out.empty()) std::ofstream(out) << result;
+  return 0;
+}
