@@ -262,6 +262,11 @@ Result<std::optional<pid_t>> Playground::worker_pid(const std::string& name) con
   return std::optional<pid_t>(pids.front());
 }
 
+bool Playground::daemon_runs(const std::string& name) const {
+  const pid_t pid = node(name).daemon_pid;
+  return pid != 0 && process_runs(pid, "holdfastd");
+}
+
 Status Playground::signal_daemon(const std::string& name, int signal) {
   PlaygroundNode& node = find(name);
   if (node.daemon_pid == 0 || !process_runs(node.daemon_pid, "holdfastd"))

@@ -58,6 +58,7 @@ class Playground {
 
   // The pid of the worker in slot 0 of a node, from its daemon; nullopt when none runs.
   Result<std::optional<pid_t>> worker_pid(const std::string& name) const;
+  bool daemon_runs(const std::string& name) const;
   // Sends a signal to the daemon only; SIGKILL also waits until it is gone.
   Status signal_daemon(const std::string& name, int signal);
   // SIGKILLs daemon and worker together, as a machine that loses power.

@@ -54,7 +54,8 @@ Result<RecordStore> RecordStore::open(Catalog& catalog, int64_t wall_ms) {
 }
 
 Status RecordStore::store(std::vector<Record>& records, int64_t wall_ms) {
-  std::vector<Catalog::Write> synced, buffered;
+  std::vector<Catalog::Write> writes;
+  Durability durability = Durability::kBuffered;
   for (Record& record : records) {
     if (const auto* epoch = std::get_if<StoreEpoch>(&record)) {
       fault_point("coordinator.epoch");
@@ -62,28 +63,29 @@ Status RecordStore::store(std::vector<Record>& records, int64_t wall_ms) {
                                                  to_json_text(epoch->next)));
       epoch_ = epoch->next;
     } else if (const auto* job = std::get_if<StoreJob>(&record)) {
-      (job->sync ? synced : buffered)
-          .push_back({job_key(job->job.config.name), to_json_text(job->job)});
+      writes.push_back({job_key(job->job.config.name), to_json_text(job->job)});
+      if (job->sync) durability = Durability::kSynced;
     } else if (const auto* row = std::get_if<SealRow>(&record)) {
-      buffered.push_back({ledger_key(row->job, row->row.step) + fmt::format("{:04}", row->row.lane),
+      writes.push_back({ledger_key(row->job, row->row.step) + fmt::format("{:04}", row->row.lane),
                           to_json_text(row->row)});
     } else if (auto* event = std::get_if<EventRecord>(&record)) {
       event->sequence = next_sequence_++;
       event->wall_ms = wall_ms;
-      buffered.push_back({event_key(event->sequence), to_json_text(*event)});
+      writes.push_back({event_key(event->sequence), to_json_text(*event)});
       if (event->sequence > kEventsKept)
-        buffered.push_back({event_key(event->sequence - kEventsKept), std::nullopt});
+        writes.push_back({event_key(event->sequence - kEventsKept), std::nullopt});
     } else if (const auto* gone = std::get_if<VoidLedger>(&record)) {
       ASSIGN_OR_RETURN(const auto rows,
                        catalog_->scan(ledger_prefix(gone->job), ledger_key(gone->job, gone->from),
                                       1'000'000));
-      for (const auto& [key, value] : rows) synced.push_back({key, std::nullopt});
+      for (const auto& [key, value] : rows) writes.push_back({key, std::nullopt});
+      durability = Durability::kSynced;
     }
   }
   fault_point("coordinator.store");
-  if (!synced.empty()) RETURN_IF_ERROR(catalog_->write(synced, Durability::kSynced));
-  if (!buffered.empty()) RETURN_IF_ERROR(catalog_->write(buffered, Durability::kBuffered));
-  return {};
+  if (writes.empty()) return {};
+  // One write, in the coordinator's order: the same job may stand in it more than once.
+  return catalog_->write(writes, durability);
 }
 
 Result<std::vector<LedgerRow>> RecordStore::ledger(const JobId& job, Step from,

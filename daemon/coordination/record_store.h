@@ -27,7 +27,7 @@ class RecordStore {
   const std::vector<JobRecord>& jobs() const { return jobs_; }  // as they were at open
 
   // Stores one outcome's records, in the order that the coordinator asks for: the epoch first, by
-  // compare-and-swap; then synced jobs; then the rest in one write. kCatalogConflict: another
+  // compare-and-swap, then the rest in one write, synced if any of it must be. kCatalogConflict: another
   // coordinator has taken an epoch, and nothing of this outcome may be sent. Fills sequence and wall
   // time of events in `records`.
   Status store(std::vector<Record>& records, int64_t wall_ms);

@@ -274,6 +274,9 @@ void Coordinator::Machine::on(const NodeQuiesced& event) {
   NodeStatus* node = current(event.node, event.session, event.epoch);
   if (!node) return;
   for (const WorkerReport& report : event.workers) keep_report(*node, report);
+  for (const std::string& damaged : event.damaged)
+    note("block_damaged", fmt::format("node {}: {}", event.node.value, damaged),
+         {{"node", event.node.value}});
   if (phase_ != Phase::kGathering) return;  // a node that came while a view runs: see watch_returns
   awaited_.erase(event.node);
   answers_[event.node] = event;

@@ -102,8 +102,9 @@ struct NodeQuiesced {
   Epoch epoch;
   std::vector<WorkerReport> workers;
   std::vector<HeldShards> arena;
+  std::vector<std::string> damaged;  // blocks whose checksum was wrong, in words; they are free again
 };
-BOOST_DESCRIBE_STRUCT(NodeQuiesced, (), (node, session, epoch, workers, arena))
+BOOST_DESCRIBE_STRUCT(NodeQuiesced, (), (node, session, epoch, workers, arena, damaged))
 
 struct WorkerRestored {
   NodeId node;

@@ -119,27 +119,46 @@ void JobAgent::settle(uint32_t slot) {
   if (all) captures_.release_inherited();
 }
 
+namespace {
+
+// What a node can offer: the shards in its arena whose checksum has been verified just now.
+struct ArenaContents {
+  std::map<StateVersion, std::vector<uint32_t>> held;
+  std::vector<std::pair<storage::BlockInfo, Error>> damaged;
+};
+
+ArenaContents verify_blocks(storage::Arena& arena, const NodeJob& job) {
+  ArenaContents contents;
+  for (const storage::BlockInfo& block : arena.scan()) {
+    if (!block.header || block.header->job != job.hash) continue;
+    if (auto payload = arena.read_verified(block.index, *block.header); !payload) {
+      contents.damaged.emplace_back(block, payload.error());
+      continue;
+    }
+    auto& shards = contents.held[block.header->state];
+    const uint32_t shard = block.header->shard.flat(job.layout.slices());
+    if (std::find(shards.begin(), shards.end(), shard) == shards.end()) shards.push_back(shard);
+  }
+  return contents;
+}
+
+}  // namespace
+
 void JobAgent::answer_quiesced() {
   // Checksums of a large arena take seconds: not on the event loop.
-  auto held = std::make_shared<std::map<StateVersion, std::vector<uint32_t>>>();
-  const uint64_t hash = job_->hash;
-  const uint32_t slices = job_->layout.slices();
-  storage::Arena& arena = ports_.arena;
+  auto contents = std::make_shared<ArenaContents>();
   ports_.loop.aside(
-      [held, hash, slices, &arena] {
-        for (const storage::BlockInfo& block : arena.scan()) {
-          if (!block.header || block.header->job != hash) continue;
-          if (!arena.read_verified(block.index, *block.header)) continue;
-          auto& shards = (*held)[block.header->state];
-          const uint32_t shard = block.header->shard.flat(slices);
-          if (std::find(shards.begin(), shards.end(), shard) == shards.end())
-            shards.push_back(shard);
-        }
-      },
-      [this, held, epoch = memory_.epoch] {
+      [contents, job = *job_, &arena = ports_.arena] { *contents = verify_blocks(arena, job); },
+      [this, contents, epoch = memory_.epoch] {
         if (!current(epoch)) return;
-        NodeQuiesced answer{options_.node, 0, epoch, worker_reports(), {}};
-        for (auto& [state, shards] : *held) answer.arena.push_back({state, std::move(shards)});
+        NodeQuiesced answer{options_.node, 0, epoch, worker_reports(), {}, {}};
+        for (auto& [state, shards] : contents->held) answer.arena.push_back({state, std::move(shards)});
+        for (const auto& [block, error] : contents->damaged) {
+          const auto now = ports_.arena.info(block.index);
+          if (!now || now->header != block.header) continue;  // it was freed while we looked
+          (void)ports_.arena.free(block.index);
+          answer.damaged.push_back(error.to_string());
+        }
         ports_.report(std::move(answer));
       });
 }

@@ -199,6 +199,11 @@ void Cluster::expect_exactly_once(const conf::JobConfig& job) {
   EXPECT_EQ(seen.size(), job.steps);
 }
 
+void Cluster::expect_no_loss() {
+  for (const daemon::EventRecord& event : events())
+    EXPECT_NE(event.kind, "went_below_safe") << event.text;
+}
+
 conf::JobConfig small_job(const fs::path& directory, bool reproducible, uint64_t steps) {
   const fs::path tokens = directory / "text.tokens";
   if (!fs::exists(tokens)) {
@@ -218,21 +223,26 @@ conf::JobConfig small_job(const fs::path& directory, bool reproducible, uint64_t
   return *job;
 }
 
+Losses run_unbroken(const conf::JobConfig& job, uint32_t nodes) {
+  ClusterOptions options;
+  options.nodes = nodes;
+  Cluster cluster(options);
+  const Status started = cluster.playground().start_all();
+  EXPECT_TRUE(started) << started.error().to_string();
+  conf::JobConfig own = job;
+  own.data.path = small_job(cluster.directory(), job.reproducible, job.steps).data.path;
+  cluster.submit(own);
+  if (!cluster.wait_for_state("done")) return {};
+  cluster.expect_exactly_once(own);
+  Losses losses = cluster.losses(own.name.value);
+  EXPECT_EQ(losses.size(), job.steps);
+  return losses;
+}
+
 const Losses& unbroken_losses(const conf::JobConfig& job) {
   static std::map<std::pair<bool, uint64_t>, Losses> kept;
   auto [it, missing] = kept.try_emplace({job.reproducible, job.steps});
-  if (missing) {
-    Cluster cluster({});
-    EXPECT_TRUE(cluster.playground().start_all());
-    conf::JobConfig own = job;
-    own.data.path = small_job(cluster.directory(), job.reproducible, job.steps).data.path;
-    cluster.submit(own);
-    if (cluster.wait_for_state("done")) {
-      it->second = cluster.losses(own.name.value);
-      EXPECT_EQ(it->second.size(), job.steps);
-      cluster.expect_exactly_once(own);
-    }
-  }
+  if (missing) it->second = run_unbroken(job);
   return it->second;
 }
 

@@ -56,6 +56,8 @@ class Cluster {
   std::vector<daemon::LedgerRow> ledger(const std::string& job);
   // exactly-once: every micro-batch of every step stands in the sealed ledger exactly once.
   void expect_exactly_once(const conf::JobConfig& job);
+  // no-loss: no view went back below a safe version.
+  void expect_no_loss();
   // What the nodes logged, for a failure message.
   std::string logs();
 
@@ -71,7 +73,9 @@ class Cluster {
 conf::JobConfig small_job(const std::filesystem::path& directory, bool reproducible,
                           uint64_t steps);
 
-// The losses of that job when nothing fails: run once per process and kept.
+// Runs a job to its end on a cluster of its own where nothing fails.
+Losses run_unbroken(const conf::JobConfig& job, uint32_t nodes = 4);
+// The same, once per process and kept: by mode and number of steps.
 const Losses& unbroken_losses(const conf::JobConfig& job);
 
 }  // namespace holdfast::chaos

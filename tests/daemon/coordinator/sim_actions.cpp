@@ -100,7 +100,7 @@ void SimCluster::quiesce_worker(Node& node) {
     w.epoch = node.epoch;
   }
   node.quiescing = false;
-  tell(node, NodeQuiesced{node.id, 0, node.epoch, {node.report()}, node.held_by_arena()});
+  tell(node, NodeQuiesced{node.id, 0, node.epoch, {node.report()}, node.held_by_arena(), {}});
 }
 
 void SimCluster::on(Node& node, const CommandRestore& c) {
