@@ -41,6 +41,15 @@ Status valid_address(const char* key, const std::string& address) {
               fmt::format("{} = \"{}\" must be host:port, as 10.0.0.5:7400", key, address));
 }
 
+// What we listen on is what other nodes are told to connect to.
+Status not_wildcard(const char* key, const std::string& address) {
+  if (!address.starts_with("0.0.0.0:") && !address.starts_with("[::]:")) return {};
+  return fail(ErrorCode::kConfigValue,
+              fmt::format("{} = \"{}\" is no address that other nodes could connect to; give this "
+                          "node's own, as 10.0.0.5:7400",
+                          key, address));
+}
+
 Status fits_socket(const char* key, const std::filesystem::path& path) {
   constexpr size_t kMost = sizeof(sockaddr_un::sun_path) - 1;
   if (path.string().size() <= kMost) return {};
@@ -81,6 +90,7 @@ Status validate(const NodeConfig& node) {
     return fail(ErrorCode::kConfigValue,
                 fmt::format("name = \"{}\" must have 1 to 63 characters", node.name.value));
   RETURN_IF_ERROR(valid_address("listen", node.listen));
+  RETURN_IF_ERROR(not_wildcard("listen", node.listen));
   RETURN_IF_ERROR(valid_address("cluster.seed", node.cluster.seed));
   RETURN_IF_ERROR(fits_socket("control_socket", node.control_socket));
   RETURN_IF_ERROR(fits_socket("state_dir/worker.sock", node.state_dir / "worker.sock"));

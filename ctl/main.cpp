@@ -55,7 +55,7 @@ void add_cluster(CLI::App& app, Connection& c, Chosen& chosen, EventsOptions& ev
                      [&c, &events] { return show_events(c, events); });
   add_output(e, c);
   e.add_flag("-f,--follow", events.follow, "Go on printing new events until interrupted");
-  e.add_option("--since", events.since, "Only events after this number");
+  e.add_option("--since", events.since, "Only events from this number on");
   e.add_option("-n,--limit", events.limit, "At most this many old events")->capture_default_str();
 }
 

@@ -172,6 +172,8 @@ void Coordinator::Machine::consider_deciding() {
                                         to_string(base)));
     job().safe = base;
   }
+  considered_.clear();
+  for (const NodePlace& place : input.nodes) considered_.insert(place.node);
   announce(decide(input, holdings));
 }
 

@@ -296,8 +296,10 @@ void Coordinator::Machine::on(const WorkerRestoreFailed& event) {
   if (phase_ != Phase::kRestoring) return;
   for (const uint32_t shard : event.shards) strikes_.push_back({event.from, shard, view_->base});
   note("restore_failed",
-       fmt::format("{} shards could not be had from node {}: {}", event.shards.size(),
-                   event.from.value, event.error.to_string()),
+       event.shards.empty()
+           ? fmt::format("node {}: {}", event.node.value, event.error.to_string())
+           : fmt::format("{} shards could not be had from node {}: {}", event.shards.size(),
+                         event.from.value, event.error.to_string()),
        {{"node", event.node.value}, {"from", event.from.value}});
   change_view(fmt::format("node {} could not restore: {}", event.node.value, event.error.message));
 }

@@ -103,6 +103,7 @@ void Coordinator::Machine::on(const StopJob& event) {
     case Phase::kRunning:
     case Phase::kTakingOver:
       job().state = JobState::kStopping;
+      stopping_since_ms_ = now_ms_;
       job().detail = "a stop was requested";
       store_job(true);
       note("job_stopping", "a stop was requested");
@@ -157,6 +158,7 @@ void Coordinator::Machine::finish_job(JobState state, const std::string& detail)
     node.workers.clear();  // they leave, their nodes say no more of them
   }
   active_.reset();
+  stopping_since_ms_ = -1;
   view_.reset();
   ledger_.reset();
   planned_.reset();

@@ -30,6 +30,8 @@ void Coordinator::Machine::take_over() {
                                  to_string(epoch_)));
   enter(Phase::kRunning);
   taken_over_.clear();
+  for (const auto& [id, node] : nodes_) considered_.insert(id);
+  if (job().state == JobState::kStopping) stopping_since_ms_ = now_ms_;
   last_progress_ms_ = now_ms_;
   broken_since_ms_ = -1;
   settled_ = !wants_captures() || job().safe == view_->base || job().safe.made == epoch_;
@@ -230,10 +232,20 @@ void Coordinator::Machine::watch() {
 // A returned node re-joins, and a job that was asked to stop stops, at a step boundary of a view whose
 // base is held by enough nodes.
 void Coordinator::Machine::watch_returns() {
-  if (planned_ || !settled_ || newest_ == view_->base.version) return;
-  if (job().state == JobState::kStopping) return propose_stop("a stop was requested");
+  if (planned_) return;
+  const bool boundary = settled_ && newest_ != view_->base.version;
+  // A view in which nothing becomes safe must still be able to end.
+  const bool overdue = stopping_since_ms_ >= 0 &&
+                       now_ms_ - stopping_since_ms_ >= options_.planned_timeout_ms;
+  if (job().state == JobState::kStopping && (boundary || overdue))
+    return propose_stop("a stop was requested");
+  if (!boundary) return;
   if (newest_.value + 3 >= job().config.steps) return;  // not worth it any more
-  if (!enough_holders()) return propose_stop("more nodes can hold replicas");
+  // A node that was there when the holders were chosen has no room for more: asking again is no use.
+  const bool newcomer = std::any_of(nodes_.begin(), nodes_.end(), [&](const auto& entry) {
+    return entry.second.state == NodeState::kUp && !considered_.contains(entry.first);
+  });
+  if (newcomer && !enough_holders()) return propose_stop("more nodes can hold replicas");
   if (view_->members.size() >= job().config.pipelines) return;
   for (const WorkerId& worker : ready_workers())
     if (!lane_of(worker.node, worker.slot))

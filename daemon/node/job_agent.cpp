@@ -351,6 +351,7 @@ void JobAgent::on(uint32_t slot, const train::CommBroken& message) {
 }
 
 void JobAgent::on(uint32_t slot, const train::Fatal& message) {
+  if (!job_ || slots_[slot].job_key != job_->key) return;  // of another job
   ports_.report(WorkerFatal{options_.node, 0, slot, message.epoch, message.error});
 }
 

@@ -15,6 +15,8 @@ std::string key(const JobId& job, Step step) {
 }  // namespace
 
 Result<bool> StepLog::record(const JobId& job, const train::StepDone& step) {
+  // An older report that came again, or late from a slower lane of this node: the row is there.
+  if (newest_ && newest_->made == step.epoch && step.step < newest_->step) return false;
   if (newest_ && newest_->step == step.step && newest_->made == step.epoch) {
     ++newest_->lanes;
     RETURN_IF_ERROR(catalog_.write({{key(job, step.step), to_json_text(*newest_)}},
@@ -53,6 +55,7 @@ Result<std::vector<api::StepRow>> StepLog::rows(const JobId& job, Step from,
 
 Status StepLog::void_above(const JobId& job, Version base) {
   newest_.reset();
+  tokens_per_second_ = 0;  // of other lanes than those that come
   // Step s made version s + 1: rows from step `base` on led past the base.
   ASSIGN_OR_RETURN(const auto entries,
                    catalog_.scan(prefix(job), key(job, Step(base.value)), SIZE_MAX));

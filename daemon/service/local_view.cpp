@@ -91,7 +91,7 @@ std::string local_metrics(const LocalView& view, const CoordinatorHost* coordina
   double up = 0;
   for (const auto& [id, node] : c.nodes()) up += node.state == NodeState::kUp ? 1 : 0;
   metric(out, "holdfast_nodes_up", "gauge", "Nodes that are up.", up);
-  metric(out, "holdfast_views_total", "counter", "Views announced by this process.",
+  metric(out, "holdfast_views_total", "counter", "View changes begun by this process.",
          static_cast<double>(c.counters().views));
   metric(out, "holdfast_captures_safe_total", "counter", "Captures that became safe.",
          static_cast<double>(c.counters().captures_safe));

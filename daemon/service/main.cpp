@@ -13,7 +13,11 @@ int main(int argc, char** argv) {
   std::string file = "/etc/holdfast/node.toml";
   app.add_option("--config", file, "The node's configuration")->capture_default_str();
   app.set_version_flag("--version", HOLDFAST_RELEASE);
-  CLI11_PARSE(app, argc, argv);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
+  }
 
   // A library below the fabric prints stack traces into the log of whoever is signalled.
   setenv("IPATH_NO_BACKTRACE", "1", 1);

@@ -58,8 +58,10 @@ class TokenWriter {
       : output_(std::move(output)),
         temporary_(output_.string() + fmt::format(".{}.new", ::getpid())),
         out_(temporary_, std::ios::binary | std::ios::trunc) {
+    errno = 0;
     const TokenFileHeader empty{};
     out_.write(reinterpret_cast<const char*>(&empty), sizeof empty);
+    keep_error();
   }
   ~TokenWriter() {
     std::error_code ignored;  // after finish() there is none
@@ -69,7 +71,9 @@ class TokenWriter {
   void add(std::string_view text) {
     checksum_.add(std::as_bytes(std::span(text)));
     for (const char c : text) largest_ = std::max(largest_, static_cast<uint8_t>(c));
+    errno = 0;
     out_.write(text.data(), static_cast<std::streamsize>(text.size()));
+    keep_error();
     tokens_ += text.size();
   }
 
@@ -87,10 +91,10 @@ class TokenWriter {
     out_.seekp(0);
     out_.write(reinterpret_cast<const char*>(&header), sizeof header);
     out_.close();
-    if (!out_) {
-      const int error = errno;
-      return fail(error == ENOSPC ? ErrorCode::kDiskFull : ErrorCode::kFileIo,
-                  fmt::format("{}: cannot be written: {}", temporary_.string(), strerror(error)));
+    keep_error();
+    if (error_ != 0) {
+      return fail(error_ == ENOSPC ? ErrorCode::kDiskFull : ErrorCode::kFileIo,
+                  fmt::format("{}: cannot be written: {}", temporary_.string(), strerror(error_)));
     }
     std::error_code error;
     fs::rename(temporary_, output_, error);
@@ -101,13 +105,19 @@ class TokenWriter {
     return {};
   }
   uint64_t tokens() const { return tokens_; }
+  bool failed() const { return error_ != 0; }  // finish() says why
 
  private:
+  void keep_error() {
+    if (!out_ && error_ == 0) error_ = errno != 0 ? errno : EIO;
+  }
+
   const fs::path output_;
   const fs::path temporary_;
   std::ofstream out_;
   Checksum checksum_;
   uint64_t tokens_ = 0;
+  int error_ = 0;  // errno of the first write that failed
   uint8_t largest_ = 0;
 };
 
@@ -117,6 +127,7 @@ Result<PrepareReport> prepare_tokens(const PrepareOptions& options) {
   ASSIGN_OR_RETURN(const std::vector<fs::path> files, list_files(options.inputs));
   TokenWriter writer(options.output);
   PrepareReport report;
+  if (writer.failed()) return tl::unexpected(writer.finish().error());
   for (const fs::path& file : files) {
     const uint64_t room = options.max_bytes == 0 ? UINT64_MAX : options.max_bytes - writer.tokens();
     if (room == 0) break;
@@ -128,6 +139,7 @@ Result<PrepareReport> prepare_tokens(const PrepareOptions& options) {
     if (text->empty()) continue;
     if (text->back() != '\n') text->push_back('\n');
     writer.add(std::string_view(*text).substr(0, room));
+    if (writer.failed()) break;
     ++report.files;
   }
   report.tokens = writer.tokens();

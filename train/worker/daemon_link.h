@@ -1,6 +1,6 @@
 // The worker's end of the worker link: a thread of its own that stays connected to the daemon, says
 // Hello on every new connection, passes on what arrives and sends what waits in the outbox. The
-// daemon may be gone for any time; training goes on meanwhile. docs/worker-link.md has the rules.
+// daemon may be gone for any time; training goes on meanwhile. docs/wire.md has the rules.
 #pragma once
 
 #include <cstdint>

@@ -40,7 +40,11 @@ int main(int argc, char** argv) {
   uint32_t slot = 0;
   app.add_option("--state-dir", state_dir, "Where the daemon's worker.sock is")->required();
   app.add_option("--slot", slot, "Which worker of the node this is")->required();
-  CLI11_PARSE(app, argc, argv);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
+  }
   holdfast::log_to_stderr(fmt::format("worker-{}", slot), "info");
   return run_worker(state_dir, slot);
 }

@@ -1,5 +1,5 @@
 // What a worker and its daemon say to each other over the unix socket <state_dir>/worker.sock. The
-// spec is docs/worker-link.md. Frames: 4 bytes length (little endian), then JSON
+// spec is docs/wire.md. Frames: 4 bytes length (little endian), then JSON
 // {"type": "Quiesce", "body": {...}}. The worker connects, says Hello, and reconnects when its daemon
 // restarts; training goes on meanwhile.
 #pragma once
