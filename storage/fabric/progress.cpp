@@ -96,7 +96,7 @@ void Progress::run() {
     if (moved)
       barren_ = 0;
     else
-      sleep();
+      wait_for_work();
   }
   const Error closed{ErrorCode::kFabricLost, "the fabric is closed"};
   for (auto& [id, known] : endpoints_) known.endpoint->lose(closed);
@@ -110,7 +110,7 @@ void Progress::run() {
   }
 }
 
-void Progress::sleep() {
+void Progress::wait_for_work() {
   using std::chrono::milliseconds;
   std::vector<fid_t> waited{&provider_.events->fid};
   TimePoint wake_at = TimePoint::max();

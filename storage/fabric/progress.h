@@ -46,7 +46,7 @@ class Progress {
   void on_event(uint32_t event, const fi_eq_cm_entry& entry, std::span<const std::byte> data);
   void on_request(fi_info& info, std::span<const std::byte> data);
   void on_answer(Endpoint& endpoint, std::span<const std::byte> data);
-  void sleep();
+  void wait_for_work();
   Status add(const std::shared_ptr<Endpoint>& endpoint, fi_info& info);
   std::shared_ptr<Endpoint> find(fid_t id) const;
   Greeting greeting(uint64_t region_id) const;

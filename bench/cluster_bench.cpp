@@ -1,0 +1,209 @@
+// What a whole cluster on this machine costs and how fast it is back, from the control socket alone:
+// the step time with dense snapshots against none, in turns in one run; and the time from SIGKILL of a
+// worker or of a node until the loss is noticed and until the next step is complete.
+//   cluster_bench --job FILE.toml --data TOKENS [--rounds N] [--steps N] [--out FILE]
+#include <fmt/format.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <chrono>
+#include <fstream>
+#include <thread>
+
+#include "base/json.h"
+#include "conf/job_config.h"
+#include "ctl/playground/playground.h"
+#include "daemon/control/api.h"
+#include "daemon/control/client.h"
+
+namespace {
+
+using namespace holdfast;
+namespace api = daemon::api;
+namespace fs = std::filesystem;
+
+constexpr uint64_t kWarmUpSteps = 10;
+constexpr int64_t kLimitMs = 10 * 60 * 1000;
+
+int64_t wall_ms() {
+  return std::chrono::duration_cast<std::chrono::milliseconds>(
+             std::chrono::system_clock::now().time_since_epoch())
+      .count();
+}
+
+template <class T>
+T must(Result<T> result) {
+  if (result) return std::move(*result);
+  fmt::print(stderr, "cluster_bench: {}\n", result.error().to_string());
+  std::exit(1);
+}
+void must(const Status& status) {
+  if (status) return;
+  fmt::print(stderr, "cluster_bench: {}\n", status.error().to_string());
+  std::exit(1);
+}
+
+double median(std::vector<double> values) {
+  if (values.empty()) return 0;
+  std::nth_element(values.begin(), values.begin() + static_cast<long>(values.size() / 2), values.end());
+  return values[values.size() / 2];
+}
+
+class Run {
+ public:
+  Run(const fs::path& directory, const conf::JobConfig& job) {
+    ctl::PlaygroundOptions options;
+    options.directory = directory;
+    options.nodes = job.pipelines;
+    playground_.emplace(must(ctl::Playground::create(options, true)));
+    must(playground_->start_all());
+    boost::json::object request;
+    request["job"] = boost::json::value_from(job);
+    must(client().call("POST", "/v1/jobs", request, 10'000));
+  }
+  ~Run() { must(playground_->stop_all()); }
+
+  ctl::Playground& playground() { return *playground_; }
+  template <class T>
+  T get(const std::string& target) {
+    return must(from_json<T>(must(client().call("GET", target, {}, 5'000)), target));
+  }
+  std::vector<daemon::EventRecord> events() {
+    return get<std::vector<daemon::EventRecord>>("/v1/events?since=0&limit=100000");
+  }
+  void wait_for(const std::string& what, const std::function<bool()>& condition) {
+    const int64_t deadline = wall_ms() + kLimitMs;
+    while (!condition()) {
+      if (wall_ms() > deadline) must(fail(ErrorCode::kTimeout, "not in time: " + what));
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));  // rare enough not to disturb
+    }
+  }
+  void wait_for_step(uint64_t step) {
+    wait_for(fmt::format("step {}", step), [&] {
+      const auto status = get<api::Status>("/v1/status");
+      if (status.job && status.job->state == "failed")
+        must(fail(ErrorCode::kJobState, status.job->detail));
+      return status.job && status.job->step >= step;
+    });
+  }
+
+ private:
+  daemon::ControlClient client() {
+    return daemon::ControlClient(playground_->nodes().front().control_socket);
+  }
+  std::optional<ctl::Playground> playground_;
+};
+
+std::vector<double> step_seconds(const fs::path& directory, conf::JobConfig job,
+                                 const std::string& policy) {
+  job.snapshot.policy = policy;
+  Run run(directory, job);
+  run.wait_for_step(job.steps);
+  std::vector<double> seconds;
+  for (const auto& row : run.get<std::vector<api::StepRow>>(
+           fmt::format("/v1/jobs/{}/steps?from={}&limit=100000", job.name.value, kWarmUpSteps)))
+    if (!row.held_out_loss) seconds.push_back(row.seconds);
+  return seconds;
+}
+
+struct Recovery {
+  double noticed_ms = 0;
+  double first_step_ms = 0;
+};
+
+// Kills the worker, the daemon or both of node-2 in the middle of a run.
+Recovery recovery(const fs::path& directory, const conf::JobConfig& job, bool worker_only) {
+  Run run(directory, job);
+  run.wait_for_step(kWarmUpSteps);
+  const uint64_t before = run.events().back().sequence;
+  const auto pid = must(run.playground().worker_pid("node-2"));
+  if (!pid) must(fail(ErrorCode::kProcess, "node-2 runs no worker"));
+  const int64_t killed_ms = wall_ms();
+  if (worker_only) {
+    kill(*pid, SIGKILL);
+  } else {
+    must(run.playground().kill_node("node-2"));
+  }
+  Recovery result{-1, -1};
+  run.wait_for("the first step after the failure", [&] {
+    for (const auto& event : run.events()) {
+      if (event.sequence <= before) continue;
+      const auto after = static_cast<double>(event.wall_ms - killed_ms);
+      const bool notices = event.kind == "worker_lost" || event.kind == "node_suspected" ||
+                           event.kind == "quiesce";
+      if (notices && result.noticed_ms < 0) result.noticed_ms = after;
+      if (event.kind == "first_step" && result.first_step_ms < 0) result.first_step_ms = after;
+    }
+    return result.first_step_ms >= 0;
+  });
+  return result;
+}
+
+boost::json::object summary(const std::vector<Recovery>& all) {
+  std::vector<double> noticed, first;
+  for (const Recovery& r : all) {
+    noticed.push_back(r.noticed_ms);
+    first.push_back(r.first_step_ms);
+  }
+  return {{"runs", all.size()},
+          {"noticed_ms_median", median(noticed)},
+          {"noticed_ms_most", *std::max_element(noticed.begin(), noticed.end())},
+          {"first_step_ms_median", median(first)},
+          {"first_step_ms_most", *std::max_element(first.begin(), first.end())}};
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app("Cost of snapshots and speed of recovery on a cluster on this machine");
+  fs::path job_file, data, out;
+  uint32_t rounds = 3;
+  uint64_t steps = 60;
+  app.add_option("--job", job_file)->required();
+  app.add_option("--data", data)->required();
+  app.add_option("--rounds", rounds)->capture_default_str();
+  app.add_option("--steps", steps)->capture_default_str();
+  app.add_option("--out", out);
+  CLI11_PARSE(app, argc, argv);
+
+  conf::JobConfig job = must(conf::load_job(job_file));
+  job.data.path = fs::absolute(data).string();
+  job.steps = steps;
+  const fs::path directory = fs::temp_directory_path() / fmt::format("holdfast-bench-{}", getpid());
+
+  std::vector<double> none, dense, ratios;
+  for (uint32_t round = 0; round < rounds; ++round) {
+    const auto without = step_seconds(directory, job, "none");
+    const auto with = step_seconds(directory, job, "dense");
+    ratios.push_back(median(with) / median(without));
+    fmt::print("round {}: step {:.1f} ms without, {:.1f} ms with dense snapshots, ratio {:.3f}\n",
+               round, 1e3 * median(without), 1e3 * median(with), ratios.back());
+    none.insert(none.end(), without.begin(), without.end());
+    dense.insert(dense.end(), with.begin(), with.end());
+  }
+  std::vector<Recovery> worker, node;
+  for (uint32_t round = 0; round < rounds; ++round) {
+    worker.push_back(recovery(directory, job, true));
+    node.push_back(recovery(directory, job, false));
+    fmt::print("round {}: worker noticed {} ms, first step {} ms; node noticed {} ms, first step {} ms\n",
+               round, worker.back().noticed_ms, worker.back().first_step_ms, node.back().noticed_ms,
+               node.back().first_step_ms);
+  }
+  fs::remove_all(directory);
+
+  const boost::json::object result{
+      {"job", job.name.value},
+      {"workers", job.pipelines},
+      {"processors", std::thread::hardware_concurrency()},
+      {"step_ms_without_snapshots", 1e3 * median(none)},
+      {"step_ms_with_dense_snapshots", 1e3 * median(dense)},
+      {"dense_cost_ratio_median", median(ratios)},
+      {"worker_killed", summary(worker)},
+      {"node_killed", summary(node)}};
+  const std::string text = boost::json::serialize(result);
+  fmt::print("{}\n", text);
+  if (!out.empty()) std::ofstream(out) << text << "\n";
+  return 0;
+}
