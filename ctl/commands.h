@@ -40,6 +40,7 @@ Status list_jobs(const Connection& connection);
 Status show_job(const Connection& connection, const std::string& job);
 Status stop_job(const Connection& connection, const std::string& job, bool wait);
 Status resume_job(const Connection& connection, const std::string& job, bool wait);
+Status remove_job(const Connection& connection, const std::string& job);
 Status show_job_steps(const Connection& connection, const std::string& job, uint64_t from,
                       uint64_t limit);
 Status show_job_logs(const Connection& connection, const std::string& job, uint64_t lines);

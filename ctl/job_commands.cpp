@@ -98,6 +98,10 @@ Status resume_job(const Connection& connection, const std::string& job, bool wai
   return act(connection, job, "resume", wait);
 }
 
+Status remove_job(const Connection& connection, const std::string& job) {
+  return act(connection, job, "remove", false);
+}
+
 Status show_job_steps(const Connection& connection, const std::string& job, uint64_t from,
                       uint64_t limit) {
   ASSIGN_OR_RETURN(

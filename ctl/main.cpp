@@ -93,6 +93,8 @@ void add_jobs(CLI::App& app, Connection& c, Chosen& chosen, JobArguments& a) {
   named("resume", "Go on from the newest state that the cluster holds",
         [&c, &a] { return resume_job(c, a.name, a.wait); })
       .add_flag("--wait", a.wait, "Return when the job has ended");
+  named("remove", "Forget a job that has ended or is stopped, and its state in memory",
+        [&c, &a] { return remove_job(c, a.name); });
   CLI::App& steps = named("steps", "Finished steps with their losses",
                           [&c, &a] { return show_job_steps(c, a.name, a.from, a.limit); });
   steps.add_option("--from", a.from, "First step");

@@ -80,6 +80,11 @@ Status RecordStore::store(std::vector<Record>& records, int64_t wall_ms) {
                                       1'000'000));
       for (const auto& [key, value] : rows) writes.push_back({key, std::nullopt});
       durability = Durability::kSynced;
+    } else if (const auto* dropped = std::get_if<DropJob>(&record)) {
+      ASSIGN_OR_RETURN(const auto rows, catalog_->scan(ledger_prefix(dropped->job), "", 1'000'000));
+      for (const auto& [key, value] : rows) writes.push_back({key, std::nullopt});
+      writes.push_back({job_key(dropped->job), std::nullopt});
+      durability = Durability::kSynced;
     }
   }
   fault_point("coordinator.store");

@@ -45,7 +45,7 @@ using Event =
     std::variant<NodeUp, WorkerChanged, NodeQuiesced, WorkerRestored, WorkerRestoreFailed,
                  WorkerStepDone, WorkerReplicated, WorkerCaptureMissed, WorkerStopped,
                  WorkerStopRefused, WorkerCommBroken, WorkerFatal, NodeDown, SubmitJob, StopJob,
-                 ResumeJob, Tick>;
+                 ResumeJob, RemoveJob, Tick>;
 Event to_event(NodeEvent event);
 
 // ---- records ------------------------------------------------------------------------------------
@@ -64,6 +64,10 @@ struct VoidLedger {
   JobId job;
   Step from;
 };
+// The job and its ledger are forgotten.
+struct DropJob {
+  JobId job;
+};
 // A request was accepted or refused; acceptance of StopJob means that the job will stop.
 struct RequestDone {
   uint64_t request = 0;
@@ -73,7 +77,8 @@ struct SealRow {
   JobId job;
   LedgerRow row;
 };
-using Record = std::variant<StoreEpoch, StoreJob, SealRow, VoidLedger, EventRecord, RequestDone>;
+using Record = std::variant<StoreEpoch, StoreJob, SealRow, VoidLedger, DropJob, EventRecord,
+                            RequestDone>;
 
 struct Outcome {
   std::vector<Record> records;                               // first these

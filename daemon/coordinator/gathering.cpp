@@ -74,7 +74,7 @@ void Coordinator::Machine::change_view(const std::string& why) {
 
 void Coordinator::Machine::ask_to_quiesce(const NodeId& node) {
   if (phase_ == Phase::kGathering) awaited_.insert(node);
-  send(node, CommandQuiesce{epoch_, job().config, job().safe});
+  send(node, CommandQuiesce{epoch_, job().config, job().submitted_in, job().safe});
 }
 
 std::vector<WorkerId> Coordinator::Machine::ready_workers() const {

@@ -53,6 +53,7 @@ class Coordinator::Machine {
   void on(const SubmitJob& event);
   void on(const StopJob& event);
   void on(const ResumeJob& event);
+  void on(const RemoveJob& event);
   void on(const Tick& event);
 
   // The node if the message is of its present session, nullptr (and counted) otherwise.

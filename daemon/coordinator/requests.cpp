@@ -59,6 +59,13 @@ Status Coordinator::Machine::check_submission(const conf::JobConfig& config) con
     return fail(ErrorCode::kJobState,
                 fmt::format("job {} is under way, and a cluster runs one job at a time",
                             active_->value));
+  // A new job's snapshots take the room of the old one's.
+  for (const auto& [name, record] : jobs_)
+    if (record.state != JobState::kDone && !record.state_lost && record.safe.version > Version(0))
+      return fail(ErrorCode::kJobState,
+                  fmt::format("job {} has ended early and the nodes still hold its state, {}; resume "
+                              "it, or give that up with `holdfastctl job remove {}`",
+                              name.value, to_string(record.safe), name.value));
   RETURN_IF_ERROR(conf::validate(config));
   if (config.snapshot.policy == "none") return {};
   const std::vector<uint64_t> bytes = shard_sizes(config);
@@ -78,6 +85,7 @@ void Coordinator::Machine::on(const SubmitJob& event) {
   const JobId name = event.job.name;
   JobRecord record;
   record.config = event.job;
+  record.submitted_in = epoch_;
   jobs_[name] = record;
   start(name);
   store_job(true);
@@ -134,6 +142,19 @@ void Coordinator::Machine::on(const ResumeJob& event) {
   note("job_resumed", fmt::format("job {} was resumed", event.job.value));
   answer(event.request, {});
   change_view(fmt::format("job {} is resumed", event.job.value));
+}
+
+void Coordinator::Machine::on(const RemoveJob& event) {
+  if (!jobs_.contains(event.job))
+    return answer(event.request, fail(ErrorCode::kJobUnknown,
+                                      fmt::format("there is no job named {}", event.job.value)));
+  if (active_ == event.job)
+    return answer(event.request, fail(ErrorCode::kJobState,
+                                      fmt::format("job {} is under way; stop it first", event.job.value)));
+  jobs_.erase(event.job);
+  out_.records.push_back(DropJob{event.job});
+  note("job_removed", fmt::format("job {} was removed", event.job.value));
+  answer(event.request, {});
 }
 
 void Coordinator::Machine::finish_job(JobState state, const std::string& detail) {

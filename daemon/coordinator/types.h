@@ -210,6 +210,13 @@ struct ResumeJob {  // a stopped or failed job, from the newest state that can b
   JobId job;
 };
 BOOST_DESCRIBE_STRUCT(ResumeJob, (), (request, job))
+// Forgets a job that is not under way; its name may be used again. Its blocks in arenas are freed when
+// the next job starts.
+struct RemoveJob {
+  uint64_t request = 0;
+  JobId job;
+};
+BOOST_DESCRIBE_STRUCT(RemoveJob, (), (request, job))
 
 struct Tick {};  // at least every 100 ms
 BOOST_DESCRIBE_STRUCT(Tick, (), ())
@@ -227,9 +234,10 @@ using NodeEvent =
 struct CommandQuiesce {
   Epoch epoch;
   conf::JobConfig job;
-  StateVersion safe;  // the arena keeps this state and everything newer that is not void
+  Epoch submitted_in;  // two jobs of one name are told apart by it
+  StateVersion safe;   // the arena keeps this state and everything newer that is not void
 };
-BOOST_DESCRIBE_STRUCT(CommandQuiesce, (), (epoch, job, safe))
+BOOST_DESCRIBE_STRUCT(CommandQuiesce, (), (epoch, job, submitted_in, safe))
 
 enum class ShardSource : uint8_t { kBuffer, kArena, kReplica, kInitial };
 BOOST_DESCRIBE_ENUM(ShardSource, kBuffer, kArena, kReplica, kInitial)
@@ -304,6 +312,7 @@ BOOST_DESCRIBE_ENUM(JobState, kStarting, kRunning, kRecovering, kStopping, kStop
 
 struct JobRecord {
   conf::JobConfig config;
+  Epoch submitted_in;            // tells it apart from an earlier job of that name
   JobState state = JobState::kStarting;
   std::string detail;            // why, for people
   uint64_t steps_done = 0;       // newest version made
@@ -314,7 +323,7 @@ struct JobRecord {
   bool state_lost = false;       // failed because no complete state could be had any more
 };
 BOOST_DESCRIBE_STRUCT(JobRecord, (),
-                      (config, state, detail, steps_done, safe, history, train_loss, held_out_loss,
+                      (config, submitted_in, state, detail, steps_done, safe, history, train_loss, held_out_loss,
                        state_lost))
 
 // One sealed ledger row: these micro-batches of `step` contributed to the version made in `made`.

@@ -20,7 +20,7 @@ JobAgent::JobAgent(JobAgentOptions options, Ports ports, const AgentMemory& memo
       restorer_(options_.node, ports_.arena, ports_.workers, ports_.replicas, ports_.report),
       slots_(options_.slots) {
   for (uint32_t slot = 0; slot < options_.slots; ++slot) slots_[slot].report.slot = slot;
-  if (memory_.job) job_.emplace(*memory_.job);
+  if (memory_.job) job_.emplace(*memory_.job, memory_.submitted_in);
   ports_.replicas.set_epoch(memory_.epoch);
   captures_.set_epoch(memory_.epoch);
   restorer_.set_epoch(memory_.epoch);
@@ -46,10 +46,11 @@ std::vector<WorkerReport> JobAgent::worker_reports() const {
   return reports;
 }
 
-void JobAgent::set_job(const conf::JobConfig& job) {
-  if (job_ && job_->config == job) return;
-  job_.emplace(job);
+void JobAgent::set_job(const conf::JobConfig& job, Epoch submitted_in) {
+  if (job_ && job_->config == job && job_->submitted_in == submitted_in) return;
+  job_.emplace(job, submitted_in);
   memory_.job = job;
+  memory_.submitted_in = submitted_in;
   memory_.views.clear();
   history_.clear();
   captures_.forget_other_jobs(job_->hash);
@@ -67,7 +68,7 @@ void JobAgent::on(const CommandQuiesce& command) {
   fault_point("node.quiesce");
   memory_.epoch = command.epoch;
   memory_.safe = command.safe;
-  set_job(command.job);
+  set_job(command.job, command.submitted_in);
   ports_.remember(memory_);
   ports_.replicas.set_epoch(command.epoch);
   captures_.set_epoch(command.epoch);
@@ -248,7 +249,7 @@ void JobAgent::on_worker_up(uint32_t slot, const train::Hello& hello) {
   s.fresh = fresh;
   if (fresh) {
     settle(slot);  // a slot has one process: the one before has ended
-    ports_.workers.send(slot, train::Welcome{job_->config, job_->key, options_.arena_path,
+    ports_.workers.send(slot, train::Welcome{job_->config, job_->submitted_in, options_.arena_path,
                                              options_.worker_address});
     // It is ready for a view once it answers from the present epoch.
     ports_.workers.send(slot, train::Quiesce{memory_.epoch});

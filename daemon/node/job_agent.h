@@ -34,10 +34,11 @@ struct JobAgentOptions {
 struct AgentMemory {
   Epoch epoch;
   std::optional<conf::JobConfig> job;
+  Epoch submitted_in;  // of the job
   StateVersion safe;
   std::vector<CommandRestore> views;  // of each slot
 };
-BOOST_DESCRIBE_STRUCT(AgentMemory, (), (epoch, job, safe, views))
+BOOST_DESCRIBE_STRUCT(AgentMemory, (), (epoch, job, submitted_in, safe, views))
 
 class JobAgent {
  public:
@@ -94,7 +95,7 @@ class JobAgent {
   void on(uint32_t slot, const train::CommBroken& message);
   void on(uint32_t slot, const train::Fatal& message);
 
-  void set_job(const conf::JobConfig& job);
+  void set_job(const conf::JobConfig& job, Epoch submitted_in);
   void set_phase(uint32_t slot, train::WorkerPhase phase) { slots_[slot].report.phase = phase; }
   void restore_owners();
   void kill_late_idlers(Epoch epoch);

@@ -11,13 +11,15 @@
 namespace holdfast::daemon {
 
 struct NodeJob {
-  explicit NodeJob(const conf::JobConfig& job)
+  NodeJob(const conf::JobConfig& job, Epoch submitted)
       : config(job),
+        submitted_in(submitted),
         layout(job.model, job.slices()),
-        key(train::job_key(job)),
-        hash(train::job_hash(job)) {}
+        key(train::job_key(job, submitted)),
+        hash(train::job_hash(job, submitted)) {}
 
   conf::JobConfig config;
+  Epoch submitted_in;
   train::ParameterLayout layout;
   std::string key;
   uint64_t hash;

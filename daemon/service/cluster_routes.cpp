@@ -63,11 +63,14 @@ void ClusterRoutes::handle(const HttpRequest& request, ControlAnswer answer) {
   auto accepted = [job, answer, verb](Status status) {
     if (!status) return answer(tl::unexpected(status.error()));
     answer(to_json_text(api::Accepted{
-        job, verb == "stop" ? fmt::format("job {} stops at the next step boundary", job.value)
-                            : fmt::format("job {} is resumed", job.value)}));
+        job, fmt::format("job {} {}", job.value,
+                         verb == "stop"     ? "stops at the next step boundary"
+                         : verb == "resume" ? "is resumed"
+                                            : "is removed")}));
   };
   if (verb == "stop") return host_.stop(job, accepted);
   if (verb == "resume") return host_.resume(job, accepted);
+  if (verb == "remove") return host_.remove(job, accepted);
   answer(unknown_path(request));
 }
 

@@ -77,6 +77,11 @@ void CoordinatorHost::resume(const JobId& job, Answer answer) {
   feed(ResumeJob{requests_, job});
 }
 
+void CoordinatorHost::remove(const JobId& job, Answer answer) {
+  answers_[++requests_] = std::move(answer);
+  feed(RemoveJob{requests_, job});
+}
+
 void CoordinatorHost::feed(const Event& event) {
   if (failed_) return;
   apply(coordinator_.step(ports_.clock.monotonic_ms(), event));
@@ -96,6 +101,9 @@ void CoordinatorHost::apply(Outcome outcome) {
       if (event->kind != "view" || coordinator_.view() == nullptr) continue;
       const View& view = *coordinator_.view();
       if (auto voided = steps_.void_above(view.job, view.base.version); !voided)
+        ports_.note("step log: " + voided.error().to_string());
+    } else if (const auto* dropped = std::get_if<DropJob>(&record)) {
+      if (auto voided = steps_.void_above(dropped->job, Version(0)); !voided)
         ports_.note("step log: " + voided.error().to_string());
     } else if (const auto* done = std::get_if<RequestDone>(&record)) {
       if (auto answer = answers_.extract(done->request)) answer.mapped()(done->status);

@@ -46,6 +46,7 @@ class CoordinatorHost {
   void submit(const conf::JobConfig& job, Answer answer);
   void stop(const JobId& job, Answer answer);
   void resume(const JobId& job, Answer answer);
+  void remove(const JobId& job, Answer answer);
 
   const Coordinator& coordinator() const { return coordinator_; }
   const StepLog& steps() const { return steps_; }

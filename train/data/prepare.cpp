@@ -58,7 +58,7 @@ class TokenWriter {
       : output_(std::move(output)),
         temporary_(output_.string() + fmt::format(".{}.new", ::getpid())),
         out_(temporary_, std::ios::binary | std::ios::trunc) {
-    errno = 0;
+    keep_error();  // of opening it
     const TokenFileHeader empty{};
     out_.write(reinterpret_cast<const char*>(&empty), sizeof empty);
     keep_error();

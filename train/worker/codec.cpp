@@ -74,7 +74,12 @@ Result<ToWorker> decode_to_worker(std::string_view text) {
   return decode_variant<ToWorker>(text, kToWorkerTypes);
 }
 
-uint64_t job_hash(const conf::JobConfig& job) { return checksum64(to_json_text(job)); }
-std::string job_key(const conf::JobConfig& job) { return fmt::format("{:016x}", job_hash(job)); }
+uint64_t job_hash(const conf::JobConfig& job, Epoch submitted_in) {
+  return checksum64(to_json_text(job) + to_json_text(submitted_in));
+}
+
+std::string job_key(const conf::JobConfig& job, Epoch submitted_in) {
+  return fmt::format("{:016x}", job_hash(job, submitted_in));
+}
 
 }  // namespace holdfast::train

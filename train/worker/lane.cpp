@@ -60,7 +60,7 @@ Status Lane::open_job(const Welcome& welcome) {
   ASSIGN_OR_RETURN(auto factory, parts_.make_factory(welcome.comm_address));
   MutexLock lock(mutex_);
   factory_ = std::move(factory);
-  job_ = Job{welcome.job, job_hash(welcome.job)};
+  job_ = Job{welcome.job, job_hash(welcome.job, welcome.submitted_in)};
   return {};
 }
 

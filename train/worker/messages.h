@@ -153,11 +153,11 @@ using FromWorker = std::variant<Hello, Quiesced, Restored, RestoreFailed, StepDo
 
 struct Welcome {
   conf::JobConfig job;
-  std::string job_key;
+  Epoch submitted_in;  // see job_key()
   std::string arena_path;
   std::string comm_address;  // host or IP the worker listens on for collectives
 };
-BOOST_DESCRIBE_STRUCT(Welcome, (), (job, job_key, arena_path, comm_address))
+BOOST_DESCRIBE_STRUCT(Welcome, (), (job, submitted_in, arena_path, comm_address))
 
 // Abort everything, be idle, answer Quiesced with this epoch. An epoch not newer than the worker's
 // own is ignored.
@@ -228,9 +228,10 @@ std::string encode(const ToWorker& message);
 Result<FromWorker> decode_from_worker(std::string_view text);
 Result<ToWorker> decode_to_worker(std::string_view text);
 
-// Names a job by name and content: 16 hex digits of a checksum over its JSON. Also the `job` of the
-// arena's block headers.
-std::string job_key(const conf::JobConfig& job);
-uint64_t job_hash(const conf::JobConfig& job);
+// Names a job by name, content and the epoch in which it was submitted: a checksum over these, and its
+// 16 hex digits. The hash is also the `job` of the arena's block headers, so that a job submitted anew
+// never takes the state of its predecessor.
+uint64_t job_hash(const conf::JobConfig& job, Epoch submitted_in);
+std::string job_key(const conf::JobConfig& job, Epoch submitted_in);
 
 }  // namespace holdfast::train

@@ -32,11 +32,11 @@ WorkerActions WorkerState::on_message(const ToWorker& message) {
 }
 
 WorkerActions WorkerState::on(const Welcome& message) {
-  if (message.job_key == job_key_) return {};  // the daemon does not remember that it said so
+  const std::string key = job_key(message.job, message.submitted_in);
+  if (key == job_key_) return {};  // the daemon does not remember that it said so
   if (!job_key_.empty())
-    return leave(fmt::format("this worker serves job {}, the daemon wants {}", job_key_,
-                             message.job_key));
-  job_key_ = message.job_key;
+    return leave(fmt::format("this worker serves job {}, the daemon wants {}", job_key_, key));
+  job_key_ = key;
   welcome_ = message;
   return {};
 }

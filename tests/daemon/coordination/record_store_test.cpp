@@ -76,6 +76,19 @@ TEST_F(RecordStoreTest, LedgerRowsAreReplacedAndVoided) {
   EXPECT_EQ((*rows)[1].lane, 1u);
 }
 
+TEST_F(RecordStoreTest, ARemovedJobLeavesNothing) {
+  RecordStore records = open();
+  const JobId a("a"), b("b");
+  ASSERT_TRUE(store(records, {StoreJob{job("a", JobState::kDone), true},
+                              StoreJob{job("b", JobState::kDone), true}, SealRow{a, row(0, 0, 1)},
+                              SealRow{b, row(0, 0, 2)}}));
+  ASSERT_TRUE(store(records, {DropJob{a}}));
+  ASSERT_EQ(open().jobs().size(), 1u);
+  EXPECT_EQ(open().jobs()[0].config.name, b);
+  EXPECT_TRUE(records.ledger(a, Step(0), 10)->empty());
+  EXPECT_EQ(records.ledger(b, Step(0), 10)->size(), 1u) << "of another job";
+}
+
 TEST_F(RecordStoreTest, EventsAreNumberedOnAcrossRestarts) {
   const auto event = [](const std::string& kind) {
     EventRecord e;

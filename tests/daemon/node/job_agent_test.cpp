@@ -42,7 +42,7 @@ class JobAgentTest : public NodeTest {
   }
   // A worker that runs in epoch one, from version 0.
   void run() {
-    agent_->on_command(CommandQuiesce{kOne, job_.config, at(0)});
+    agent_->on_command(CommandQuiesce{kOne, job_.config, job_.submitted_in, at(0)});
     agent_->on_worker_up(0, hello({}, WorkerPhase::kIdle, true));
     agent_->on_worker_message(0, train::Quiesced{kOne, {}});
     agent_->on_command(
@@ -55,9 +55,19 @@ class JobAgentTest : public NodeTest {
   AgentMemory memory_;
 };
 
+// A job that is removed and submitted anew begins with nothing of its predecessor.
+TEST_F(JobAgentTest, AJobSubmittedAnewIsAnotherJob) {
+  run();
+  put(0, at(3));
+  ASSERT_EQ(held().count(at(3)), 1u);
+  agent_->on_command(CommandQuiesce{kTwo, job_.config, Epoch{1, 9}, at(0)});
+  EXPECT_EQ(held().count(at(3)), 0u);
+  EXPECT_EQ(workers_.calls.back(), "kill 0: it works for another job") << "its buffers are";
+}
+
 TEST_F(JobAgentTest, AFreshWorkerIsWelcomedRestoredAndSentOff) {
   run();
-  EXPECT_EQ(workers_.last<train::Welcome>().job_key, job_.key);
+  EXPECT_EQ(workers_.last<train::Welcome>().submitted_in, job_.submitted_in);
   EXPECT_EQ(workers_.last<train::Restore>().owned.size(), 2u);
   EXPECT_EQ(workers_.last<train::Go>().epoch, kOne);
   EXPECT_EQ(last<WorkerRestored>().comm_address, "YWJj");
@@ -66,7 +76,7 @@ TEST_F(JobAgentTest, AFreshWorkerIsWelcomedRestoredAndSentOff) {
 }
 
 TEST_F(JobAgentTest, AFreshWorkerIsReportedOnceItAnsweredFromThePresentEpoch) {
-  agent_->on_command(CommandQuiesce{kOne, job_.config, at(0)});
+  agent_->on_command(CommandQuiesce{kOne, job_.config, job_.submitted_in, at(0)});
   agent_->on_worker_up(0, hello({}, WorkerPhase::kIdle, true));
   EXPECT_EQ(workers_.last<train::Quiesce>().epoch, kOne);
   EXPECT_EQ(count<WorkerChanged>(), 0u);
@@ -89,7 +99,7 @@ TEST_F(JobAgentTest, ALostWorkerGivesItsGrantsBack) {
 TEST_F(JobAgentTest, GrantsStayUntilTheWorkerIsIdle) {
   run();
   agent_->on_command(CommandCapture{kOne, Version(3)});
-  agent_->on_command(CommandQuiesce{kTwo, job_.config, at(0)});
+  agent_->on_command(CommandQuiesce{kTwo, job_.config, job_.submitted_in, at(0)});
   EXPECT_EQ(granted(), 2u);
   EXPECT_EQ(count<NodeQuiesced>(), 1u);  // that of epoch one
   agent_->on_worker_message(0, train::Quiesced{kTwo, {{at(2), {0, 1}}}});
@@ -103,14 +113,14 @@ TEST_F(JobAgentTest, QuiescedNamesOnlyVerifiedBlocks) {
   put(0, at(3));
   const uint32_t bad = put(1, at(3));
   (*arena_->payload(storage::BlockIndex(bad)))[0] ^= std::byte{1};
-  agent_->on_command(CommandQuiesce{kTwo, job_.config, at(3)});
+  agent_->on_command(CommandQuiesce{kTwo, job_.config, job_.submitted_in, at(3)});
   agent_->on_worker_message(0, train::Quiesced{kTwo, {}});
   EXPECT_EQ(last<NodeQuiesced>().arena, (std::vector<HeldShards>{{at(3), {0}}}));
 }
 
 TEST_F(JobAgentTest, FetchFailureIsReportedWithItsShards) {
   run();
-  agent_->on_command(CommandQuiesce{kTwo, job_.config, at(3)});
+  agent_->on_command(CommandQuiesce{kTwo, job_.config, job_.submitted_in, at(3)});
   agent_->on_worker_message(0, train::Quiesced{kTwo, {}});
   put(0, at(3));
   agent_->on_command(restore_of(kTwo, at(3),
@@ -133,7 +143,7 @@ TEST_F(JobAgentTest, FetchFailureIsReportedWithItsShards) {
 
 TEST_F(JobAgentTest, FetchedShardsAreRestoredFromTheOwnArena) {
   run();
-  agent_->on_command(CommandQuiesce{kTwo, job_.config, at(3)});
+  agent_->on_command(CommandQuiesce{kTwo, job_.config, job_.submitted_in, at(3)});
   agent_->on_worker_message(0, train::Quiesced{kTwo, {}});
   agent_->on_command(restore_of(kTwo, at(3), {{1, ShardSource::kReplica, NodeId("node-1")}}));
   const uint32_t block = put(1, at(3));
@@ -146,7 +156,7 @@ TEST_F(JobAgentTest, FetchedShardsAreRestoredFromTheOwnArena) {
 
 TEST_F(JobAgentTest, LateIdlerIsKilledAndThenReportedNotAlive) {
   run();
-  agent_->on_command(CommandQuiesce{kTwo, job_.config, at(0)});
+  agent_->on_command(CommandQuiesce{kTwo, job_.config, job_.submitted_in, at(0)});
   loop_.fire();
   ASSERT_FALSE(workers_.calls.empty());
   EXPECT_EQ(workers_.calls.back(), "kill 0: not idle 1500 ms after the view ended");
@@ -158,7 +168,7 @@ TEST_F(JobAgentTest, LateIdlerIsKilledAndThenReportedNotAlive) {
 
 TEST_F(JobAgentTest, AnIdlerInTimeIsNotKilled) {
   run();
-  agent_->on_command(CommandQuiesce{kTwo, job_.config, at(0)});
+  agent_->on_command(CommandQuiesce{kTwo, job_.config, job_.submitted_in, at(0)});
   agent_->on_worker_message(0, train::Quiesced{kTwo, {}});
   workers_.calls.clear();
   loop_.fire();
@@ -167,7 +177,7 @@ TEST_F(JobAgentTest, AnIdlerInTimeIsNotKilled) {
 
 TEST_F(JobAgentTest, WorkerOfAnOldEpochIsKilled) {
   run();
-  start({kTwo, job_.config, at(0), {}});  // the daemon started again, the cluster went on
+  start({kTwo, job_.config, job_.submitted_in, at(0), {}});  // the daemon started again, the cluster went on
   agent_->on_worker_up(0, hello(kOne, WorkerPhase::kRunning));
   EXPECT_EQ(workers_.calls.back(), "kill 0: it works in epoch 1.1, the cluster is in 1.2");
   EXPECT_FALSE(agent_->worker_reports()[0].alive);
@@ -183,11 +193,11 @@ TEST_F(JobAgentTest, WorkerOfAnotherJobIsKilled) {
 
 TEST_F(JobAgentTest, OldCommandsHaveNoEffect) {
   run();
-  agent_->on_command(CommandQuiesce{kTwo, job_.config, at(0)});
+  agent_->on_command(CommandQuiesce{kTwo, job_.config, job_.submitted_in, at(0)});
   agent_->on_worker_message(0, train::Quiesced{kTwo, {}});
   put(0, at(1));
   const size_t sent = workers_.sent.size();
-  agent_->on_command(CommandQuiesce{kOne, job_.config, at(0)});
+  agent_->on_command(CommandQuiesce{kOne, job_.config, job_.submitted_in, at(0)});
   agent_->on_command(CommandGo{kOne, {}});
   agent_->on_command(CommandCapture{kOne, Version(3)});
   agent_->on_command(CommandWatermark{kOne, at(9), {}});
@@ -214,7 +224,7 @@ TEST_F(JobAgentTest, GrantsOfAnEarlierDaemonStayUntilItsWorkerIsHeardOf) {
   run();
   agent_->on_command(CommandCapture{kOne, Version(3)});
   start(memory_);
-  agent_->on_command(CommandQuiesce{kTwo, job_.config, at(0)});
+  agent_->on_command(CommandQuiesce{kTwo, job_.config, job_.submitted_in, at(0)});
   EXPECT_EQ(last<NodeQuiesced>().epoch, kTwo);  // it is not connected: reported not alive
   EXPECT_EQ(granted(), 2u);
   agent_->on_worker_up(0, hello(kOne, WorkerPhase::kRunning));
@@ -226,7 +236,7 @@ TEST_F(JobAgentTest, GrantsOfAnEarlierDaemonStayUntilItsWorkerIsHeardOf) {
 
 TEST_F(JobAgentTest, AWorkerThatConnectsAgainWhileIdlingIsAskedAgain) {
   run();
-  agent_->on_command(CommandQuiesce{kTwo, job_.config, at(0)});
+  agent_->on_command(CommandQuiesce{kTwo, job_.config, job_.submitted_in, at(0)});
   const size_t asked = workers_.count<train::Quiesce>();
   agent_->on_worker_up(0, hello(kOne, WorkerPhase::kBroken));
   EXPECT_EQ(workers_.count<train::Quiesce>(), asked + 1);
@@ -242,7 +252,7 @@ TEST_F(JobAgentTest, EndOfAJobKeepsOrDropsItsBlocks) {
   EXPECT_EQ(workers_.last<train::Exit>().why, "stopped");
   EXPECT_EQ(held().size(), 1u);
   EXPECT_EQ(agent_->job(), nullptr);
-  start({kOne, job_.config, at(1), {}});
+  start({kOne, job_.config, job_.submitted_in, at(1), {}});
   agent_->on_command(CommandEndJob{kOne, job_.config.name, false, "removed"});
   EXPECT_TRUE(held().empty());
 }
@@ -261,7 +271,7 @@ TEST_F(JobAgentTest, AJobResumedWhileItsWorkerLeavesGetsANewWorker) {
   agent_->on_command(CommandEndJob{kOne, job_.config.name, true, "stopped"});
   const size_t changes = count<WorkerChanged>();
   workers_.calls.clear();
-  agent_->on_command(CommandQuiesce{kTwo, job_.config, at(0)});
+  agent_->on_command(CommandQuiesce{kTwo, job_.config, job_.submitted_in, at(0)});
   EXPECT_EQ(workers_.calls, std::vector<std::string>{"ensure 0"});
   agent_->on_worker_message(0, train::Quiesced{kTwo, {}});  // the old one's, on its way out
   EXPECT_FALSE(agent_->worker_reports()[0].alive);

@@ -114,7 +114,7 @@ inline conf::JobConfig tiny_job(const std::string& name = "tiny") {
 
 class NodeTest : public ::testing::Test {
  protected:
-  NodeTest() : job_(tiny_job()) {
+  NodeTest() : job_(tiny_job(), Epoch{1, 1}) {
     std::string name = std::filesystem::exists("/dev/shm") ? "/dev/shm" : "/tmp";
     name += "/holdfast-node-test-XXXXXX";
     EXPECT_NE(::mkdtemp(name.data()), nullptr);

@@ -45,7 +45,7 @@ std::vector<FromWorker> every_from_worker() {
 std::vector<ToWorker> every_to_worker() {
   conf::JobConfig job;
   job.name = JobId("tiny");
-  return {Welcome{job, job_key(job), "/dev/shm/arena", "127.0.0.1"},
+  return {Welcome{job, kEpoch, "/dev/shm/arena", "127.0.0.1"},
           Quiesce{kEpoch},
           Restore{kEpoch, kState, 1, 2, {0, 3}, {0, 1, 1}, {{1, WorkerSource::kArena, 7}}},
           Go{kEpoch, {"YQ==", "Yg=="}},
@@ -99,18 +99,20 @@ TEST(WorkerLinkCodec, MalformedFramesSayWhatIsWrong) {
   }
 }
 
-TEST(WorkerLinkCodec, JobKeyFollowsNameAndContent) {
+TEST(WorkerLinkCodec, JobKeyFollowsNameContentAndSubmission) {
   conf::JobConfig job;
   job.name = JobId("a");
-  const std::string key = job_key(job);
+  const std::string key = job_key(job, kEpoch);
   EXPECT_EQ(key.size(), 16u);
-  EXPECT_EQ(job_key(job), key);
+  EXPECT_EQ(job_key(job, kEpoch), key);
+  EXPECT_NE(job_key(job, kEpoch.next()), key);
   job.optimizer.learning_rate *= 2;
-  EXPECT_NE(job_key(job), key);
-  const auto text = encode(ToWorker(Welcome{job, job_key(job), "", ""}));
+  EXPECT_NE(job_key(job, kEpoch), key);
+  const auto text = encode(ToWorker(Welcome{job, kEpoch, "", ""}));
   const auto back = decode_to_worker(text);
   ASSERT_TRUE(back);
-  EXPECT_EQ(job_key(std::get<Welcome>(*back).job), job_key(job));  // both ends derive the same key
+  const auto& welcome = std::get<Welcome>(*back);  // both ends derive the same key
+  EXPECT_EQ(job_key(welcome.job, welcome.submitted_in), job_key(job, kEpoch));
 }
 
 }  // namespace
