@@ -66,6 +66,10 @@ function(holdfast_test name)
   target_link_libraries(${name} PRIVATE holdfast_flags ${ARG_DEPS} GTest::gtest GTest::gmock
                         GTest::gtest_main)
   add_test(NAME ${name} COMMAND ${name})
+  set(environment OPENBLAS_NUM_THREADS=1 IPATH_NO_BACKTRACE=1)
+  if(HOLDFAST_SANITIZE MATCHES thread)
+    list(APPEND environment "TSAN_OPTIONS=suppressions=${CMAKE_SOURCE_DIR}/tests/tsan.supp")
+  endif()
   set_tests_properties(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}"
-                       ENVIRONMENT "OPENBLAS_NUM_THREADS=1;IPATH_NO_BACKTRACE=1")
+                       ENVIRONMENT "${environment}")
 endfunction()

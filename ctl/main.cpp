@@ -1,10 +1,15 @@
 // holdfastctl: what people drive Holdfast with.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <functional>
+#include <set>
+#include <string>
+#include <vector>
 
+#include "conf/toml_table.h"
 #include "ctl/commands.h"
 
 namespace holdfast::ctl {
@@ -151,6 +156,28 @@ void add_playground(CLI::App& app, Chosen& chosen, PlaygroundArguments& a, Quick
   quick.add_flag("--compare", q.compare, "Run the same job unbroken too");
 }
 
+// CLI11 only says that a subcommand is required: name the word that is none, and the one meant.
+std::string missing_command(const CLI::App& app) {
+  const CLI::App* at = &app;
+  std::string path;
+  while (!at->get_subcommands().empty()) {
+    at = at->get_subcommands().front();
+    path += at->get_name() + " ";
+  }
+  std::set<std::string> known;
+  for (const CLI::App* command : at->get_subcommands([](const CLI::App*) { return true; }))
+    known.insert(command->get_name());
+  const std::vector<std::string> words = app.remaining(true);
+  if (words.empty()) {
+    const std::string of = path.empty() ? "" : path.substr(0, path.size() - 1) + ": ";
+    return fmt::format("{}a command is missing: {}", of, fmt::join(known, ", "));
+  }
+  std::string text = fmt::format("there is no command {}{}", path, words.front());
+  if (const auto near = conf::nearest(words.front(), known))
+    text += fmt::format(", did you mean {}{}?", path, *near);
+  return text;
+}
+
 int run(int argc, char** argv) {
   CLI::App app("holdfastctl: drive a Holdfast cluster", "holdfastctl");
   app.require_subcommand(1);
@@ -174,6 +201,11 @@ int run(int argc, char** argv) {
 
   try {
     app.parse(argc, argv);
+  } catch (const CLI::RequiredError& error) {
+    const bool command = std::string_view(error.what()).find("subcommand") != std::string_view::npos;
+    const Error usage{ErrorCode::kUsage, command ? missing_command(app) : error.what()};
+    std::fprintf(stderr, "holdfastctl: %s\n", usage.to_string().c_str());
+    return error_row(ErrorCode::kUsage).exit_code;
   } catch (const CLI::ParseError& error) {
     const int code = app.exit(error);
     return code == 0 ? 0 : error_row(ErrorCode::kUsage).exit_code;

@@ -1,0 +1,99 @@
+// Job files: the samples load, and whatever is wrong in one is told with file, line, key and remedy.
+#include "conf/job_config.h"
+
+#include <gmock/gmock.h>
+
+#include "conf/toml_table.h"
+
+namespace holdfast::conf {
+namespace {
+
+using ::testing::HasSubstr;
+
+TEST(JobConfigTest, EverySampleLoads) {
+  const std::filesystem::path folder = std::filesystem::path(HOLDFAST_SOURCE_DIR) / "conf/jobs";
+  size_t samples = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    const auto job = load_job(entry.path());
+    ASSERT_TRUE(job) << job.error().to_string();
+    EXPECT_EQ(job->name.value, entry.path().stem().string());
+    ++samples;
+  }
+  EXPECT_GE(samples, 2u);
+}
+
+struct BadJob {
+  const char* text;
+  ErrorCode code;
+  const char* says;
+};
+
+TEST(JobConfigTest, WhatIsWrongIsNamedWithWhereAndWhy) {
+  const BadJob table[] = {
+      {"steps = ", ErrorCode::kConfigSyntax, "/f/job.toml:1: "},
+      {"\nstepz = 5", ErrorCode::kConfigUnknownKey,
+       "/f/job.toml:2: unknown key stepz, did you mean steps?"},
+      {"[model]\nlayer = 5", ErrorCode::kConfigUnknownKey,
+       "/f/job.toml:2: unknown key model.layer, did you mean model.layers?"},
+      {"[zzzzzzzzzzzz]\na = 5", ErrorCode::kConfigUnknownKey, "unknown key zzzzzzzzzzzz"},
+      {"steps = \"many\"", ErrorCode::kConfigValue, "/f/job.toml:1: steps must be a whole number"},
+      {"steps = -1", ErrorCode::kConfigValue, "steps must be a whole number from 0"},
+      {"pipelines = 4294967296", ErrorCode::kConfigValue, "from 0 to 4294967295"},
+      {"steps = 0", ErrorCode::kConfigValue, "steps = 0 is not in the range 1 to "},
+      {"reproducible = 1", ErrorCode::kConfigValue, "reproducible must be true or false"},
+      {"name = 5", ErrorCode::kConfigValue, "name must be a string in quotes"},
+      {"name = \"a/b\"", ErrorCode::kConfigValue, "name = \"a/b\" must be 1 to 64 letters"},
+      {"model = 3", ErrorCode::kConfigValue, "model must be a section: [model]"},
+      {"[model]\nheads = 3", ErrorCode::kModelShape,
+       "model.heads = 3 does not divide model.width = 128"},
+      {"[model]\nkv_heads = 3", ErrorCode::kModelShape,
+       "model.kv_heads = 3 does not divide model.heads = 4"},
+      {"[model]\nwidth = 12", ErrorCode::kModelShape, "12 / 4 = 3 must be even"},
+      {"[model]\ntop_k = 9", ErrorCode::kModelShape,
+       "model.top_k = 9 is more than model.experts = 8"},
+      {"slots_per_worker = 1", ErrorCode::kModelShape, "is room for 4 experts"},
+      {"[data]\nheld_out_fraction = 0", ErrorCode::kConfigValue, "data.held_out_fraction = 0"},
+      {"[snapshot]\npolicy = \"widow\"", ErrorCode::kConfigValue, "must be \"dense\" or \"none\""},
+      {"[snapshot]\nreplicas = 4", ErrorCode::kConfigValue,
+       "snapshot.replicas = 4 needs more than that many workers, pipelines = 4"},
+      {"[snapshot]\nevery = 0", ErrorCode::kConfigValue, "snapshot.every = 0"},
+      {"[optimizer]\nlearning_rate = nan", ErrorCode::kConfigValue, "optimizer.learning_rate = nan"},
+      {"[optimizer]\nmin_learning_rate = 1.0", ErrorCode::kConfigValue,
+       "optimizer.min_learning_rate = 1"},
+      {"[optimizer]\nbeta1 = 1.0", ErrorCode::kConfigValue, "optimizer.beta1 = 1"},
+  };
+  for (const BadJob& bad : table) {
+    const auto job = parse_job(bad.text, "/f/job.toml");
+    ASSERT_FALSE(job) << bad.text;
+    EXPECT_EQ(job.error().code, bad.code) << bad.text << ": " << job.error().to_string();
+    EXPECT_THAT(job.error().message, HasSubstr(bad.says)) << bad.text;
+    EXPECT_THAT(job.error().message, HasSubstr("/f/job.toml")) << bad.text;
+  }
+}
+
+TEST(JobConfigTest, AMissingFileIsNamed) {
+  const auto job = load_job("/nowhere/job.toml");
+  ASSERT_FALSE(job);
+  EXPECT_EQ(job.error().code, ErrorCode::kConfigMissing);
+  EXPECT_THAT(job.error().message, HasSubstr("/nowhere/job.toml"));
+}
+
+TEST(JobConfigTest, DefaultsFollowTheFileAndTheOtherKeys) {
+  const auto job = parse_job("pipelines = 3\n[data]\npath = \"../x.tokens\"", "/f/jobs/night.toml");
+  ASSERT_TRUE(job) << job.error().to_string();
+  EXPECT_EQ(job->name.value, "night");
+  EXPECT_EQ(job->data.path, "/f/x.tokens") << "relative to the job file";
+  EXPECT_EQ(job->slices(), 3u);
+  EXPECT_EQ(job->slots(), 3u) << "8 experts on 3 workers";
+}
+
+TEST(JobConfigTest, NearestKnowsTyposOnly) {
+  const std::set<std::string> known = {"steps", "seed", "pipelines"};
+  EXPECT_EQ(nearest("step", known), "steps");
+  EXPECT_EQ(nearest("pipeline", known), "pipelines");
+  EXPECT_EQ(nearest("sede", known), "seed");
+  EXPECT_EQ(nearest("transformer", known), std::nullopt);
+}
+
+}  // namespace
+}  // namespace holdfast::conf

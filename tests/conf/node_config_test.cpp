@@ -1,0 +1,82 @@
+// node.toml: the sample that is installed loads, sizes are read, bad values are told.
+#include "conf/node_config.h"
+
+#include <gmock/gmock.h>
+
+namespace holdfast::conf {
+namespace {
+
+using ::testing::HasSubstr;
+
+TEST(NodeConfigTest, TheSampleLoadsAndSaysWhatTheDefaultsAre) {
+  const std::filesystem::path file = std::filesystem::path(HOLDFAST_SOURCE_DIR) / "conf/node.toml";
+  const auto sample = load_node(file);
+  ASSERT_TRUE(sample) << sample.error().to_string();
+  const auto empty = parse_node("", "node.toml");
+  ASSERT_TRUE(empty) << empty.error().to_string();
+  // What the sample spells out is what a node gets that is told nothing.
+  EXPECT_EQ(sample->cluster.heartbeat_ms, empty->cluster.heartbeat_ms);
+  EXPECT_EQ(sample->cluster.missed_heartbeats, empty->cluster.missed_heartbeats);
+  EXPECT_EQ(sample->cluster.daemon_grace_ms, empty->cluster.daemon_grace_ms);
+  EXPECT_EQ(sample->cluster.quiesce_timeout_ms, empty->cluster.quiesce_timeout_ms);
+  EXPECT_EQ(sample->cluster.arena_wait_ms, empty->cluster.arena_wait_ms);
+  EXPECT_EQ(sample->worker.hang_timeout_ms, empty->worker.hang_timeout_ms);
+  EXPECT_EQ(sample->worker.start_timeout_ms, empty->worker.start_timeout_ms);
+  EXPECT_EQ(sample->worker.restart_backoff_ms, empty->worker.restart_backoff_ms);
+  EXPECT_EQ(sample->fabric.timeout_ms, empty->fabric.timeout_ms);
+  EXPECT_EQ(sample->control_socket, empty->control_socket);
+  EXPECT_EQ(sample->state_dir, empty->state_dir);
+}
+
+TEST(NodeConfigTest, SizesHaveUnits) {
+  EXPECT_EQ(parse_bytes("4096").value(), 4096u);
+  EXPECT_EQ(parse_bytes("4096B").value(), 4096u);
+  EXPECT_EQ(parse_bytes("64KiB").value(), 65'536u);
+  EXPECT_EQ(parse_bytes("512 MiB").value(), uint64_t{512} << 20);
+  EXPECT_EQ(parse_bytes("1GiB").value(), uint64_t{1} << 30);
+  EXPECT_EQ(parse_bytes("2TiB").value(), uint64_t{2} << 40);
+  for (const char* bad : {"", "GiB", "1 GB", "-1", "1.5GiB", "1GiBx", "99999999999999999999",
+                          "16777216TiB", " 1"}) {
+    const auto size = parse_bytes(bad);
+    ASSERT_FALSE(size) << bad;
+    EXPECT_EQ(size.error().code, ErrorCode::kConfigValue);
+    EXPECT_THAT(size.error().message, HasSubstr("is not a size as 4096, 64KiB"));
+  }
+}
+
+struct BadNode {
+  std::string text;
+  ErrorCode code;
+  const char* says;
+};
+
+TEST(NodeConfigTest, WhatIsWrongIsNamed) {
+  const BadNode table[] = {
+      {"listen = \"nowhere\"", ErrorCode::kConfigValue, "listen = \"nowhere\" must be host:port"},
+      {"listen = \"host:70000\"", ErrorCode::kConfigValue, "must be host:port"},
+      {"listen = \"0.0.0.0:7400\"", ErrorCode::kConfigValue,
+       "is no address that other nodes could connect to"},
+      {"[cluster]\nseed = \":7400\"", ErrorCode::kConfigValue, "cluster.seed = \":7400\""},
+      {"[cluster]\nheartbeat_ms = 1", ErrorCode::kConfigValue,
+       "cluster.heartbeat_ms = 1 is not in the range 10 to 60000"},
+      {"[arena]\nsize = \"1 QiB\"", ErrorCode::kConfigValue, "arena.size must be a size as"},
+      {"[arena]\nsize = \"4KiB\"", ErrorCode::kConfigValue, "arena.size = 4096"},
+      {"[worker]\nslots = 0", ErrorCode::kConfigValue, "worker.slots = 0"},
+      {"[worker]\nslot = 1", ErrorCode::kConfigUnknownKey, "did you mean worker.slots?"},
+      {"log_level = \"loud\"", ErrorCode::kConfigValue, "must be trace, debug, info, warn or error"},
+      {"control_socket = \"/" + std::string(120, 'x') + "\"", ErrorCode::kConfigValue,
+       "the path of a unix socket may have 107"},
+      {"state_dir = \"/" + std::string(100, 'x') + "\"", ErrorCode::kConfigValue,
+       "state_dir/worker.sock"},
+  };
+  for (const BadNode& bad : table) {
+    const auto node = parse_node(bad.text, "/f/node.toml");
+    ASSERT_FALSE(node) << bad.text;
+    EXPECT_EQ(node.error().code, bad.code) << bad.text << ": " << node.error().to_string();
+    EXPECT_THAT(node.error().message, HasSubstr(bad.says)) << bad.text;
+    EXPECT_THAT(node.error().message, HasSubstr("/f/node.toml")) << bad.text;
+  }
+}
+
+}  // namespace
+}  // namespace holdfast::conf

@@ -1,0 +1,185 @@
+// The daemon as systemd sees it, and what it says when it cannot start.
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#include <boost/json.hpp>
+
+#include "daemon/control/client.h"
+#include "tests/ctl/program.h"
+
+namespace holdfast::daemon {
+namespace {
+
+using holdfast::test::Ended;
+using holdfast::test::Folder;
+using holdfast::test::Program;
+using ::testing::HasSubstr;
+
+// Takes a loopback port; kept open, another process is refused it.
+class TakenPort {
+ public:
+  TakenPort() : fd_(::socket(AF_INET, SOCK_STREAM, 0)) {
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    EXPECT_EQ(::bind(fd_, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+    EXPECT_EQ(::listen(fd_, 1), 0);
+    socklen_t size = sizeof address;
+    EXPECT_EQ(::getsockname(fd_, reinterpret_cast<sockaddr*>(&address), &size), 0);
+    port_ = ntohs(address.sin_port);
+  }
+  ~TakenPort() { ::close(fd_); }
+  int port() const { return port_; }
+
+ private:
+  int fd_;
+  int port_ = 0;
+};
+
+// The datagram socket that systemd would listen on.
+class NotifySocket {
+ public:
+  explicit NotifySocket(const std::filesystem::path& path)
+      : fd_(::socket(AF_UNIX, SOCK_DGRAM, 0)) {
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    path.string().copy(address.sun_path, sizeof address.sun_path - 1);
+    EXPECT_EQ(::bind(fd_, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+    const timeval limit{30, 0};
+    ::setsockopt(fd_, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+  }
+  ~NotifySocket() { ::close(fd_); }
+  std::string next() const {
+    char text[256];
+    const ssize_t size = ::recv(fd_, text, sizeof text, 0);
+    return size < 0 ? "nothing came" : std::string(text, static_cast<size_t>(size));
+  }
+
+ private:
+  int fd_;
+};
+
+struct Settings {
+  std::string name = "node-0";
+  std::string arena_size = "4MiB";
+  std::string provider = "tcp";
+  std::string arena = "arena";
+  std::string more = {};  // before the first section
+};
+
+class HoldfastdTest : public ::testing::Test {
+ protected:
+  HoldfastdTest()
+      : memory_(std::filesystem::exists("/dev/shm") ? "/dev/shm" : "/tmp"), notify_(at("notify")) {
+    const TakenPort free;
+    port_ = free.port();
+  }
+  std::filesystem::path at(const std::string& name) const { return folder_.path() / name; }
+
+  std::string config(const Settings& s) const {
+    const std::string text = fmt::format(
+        "name = \"{}\"\nstate_dir = \"{}\"\ncontrol_socket = \"{}\"\nlisten = \"127.0.0.1:{}\"\n{}\n"
+        "[cluster]\nseed = \"127.0.0.1:{}\"\n"
+        "[arena]\npath = \"{}\"\nsize = \"{}\"\n[fabric]\nprovider = \"{}\"\n",
+        s.name, at("state").string(), at("control.sock").string(), port_, s.more, port_,
+        (memory_.path() / s.arena).string(), s.arena_size, s.provider);
+    return folder_.write("node.toml", text).string();
+  }
+  std::unique_ptr<Program> launch(const Settings& settings, const std::string& output = "log",
+                                  std::vector<std::string> environment = {}) const {
+    environment.push_back("NOTIFY_SOCKET=" + at("notify").string());
+    return std::make_unique<Program>("holdfastd",
+                                     std::vector<std::string>{"--config", config(settings)},
+                                     at(output), environment);
+  }
+  // Starts a daemon, waits until it serves, and ends it again.
+  void run_once(const Settings& settings) const {
+    const auto daemon = launch(settings);
+    ASSERT_THAT(notify_.next(), HasSubstr("READY=1"));
+    daemon->signal(SIGTERM);
+    ASSERT_EQ(notify_.next(), "STOPPING=1");
+    const Ended ended = daemon->wait();
+    ASSERT_EQ(ended.code, 0) << ended.output;
+  }
+  void expect_refused(const Settings& settings, int code, const std::string& says,
+                      const std::string& names) const {
+    const Ended ended = launch(settings, "refused")->wait();
+    EXPECT_EQ(ended.code, code) << ended.output;
+    EXPECT_THAT(ended.output, HasSubstr(says));
+    EXPECT_THAT(ended.output, HasSubstr(names));
+  }
+
+  Folder folder_;
+  Folder memory_;
+  NotifySocket notify_;
+  int port_ = 0;
+};
+
+TEST_F(HoldfastdTest, TellsSystemdWhenItIsReadyAliveAndStopping) {
+  const auto daemon = launch({}, "log", {"WATCHDOG_USEC=100000"});
+  EXPECT_THAT(notify_.next(), HasSubstr("READY=1"));
+  const auto status =
+      ControlClient(at("control.sock")).call("GET", "/v1/status", nullptr, 10'000);
+  ASSERT_TRUE(status) << status.error().to_string();
+  EXPECT_EQ(status->at("local").at("node").as_string(), "node-0");
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(notify_.next(), "WATCHDOG=1");
+  daemon->signal(SIGTERM);
+  std::string last = notify_.next();
+  while (last == "WATCHDOG=1") last = notify_.next();
+  EXPECT_EQ(last, "STOPPING=1");
+  EXPECT_EQ(daemon->wait().code, 0);
+}
+
+TEST_F(HoldfastdTest, StartsAgainOnWhatItLeft) {
+  run_once({});
+  run_once({});
+}
+
+TEST_F(HoldfastdTest, WhatIsWrongInItsFileIsNamed) {
+  const Ended missing =
+      Program("holdfastd", {"--config", at("none.toml").string()}, at("log")).wait();
+  EXPECT_EQ(missing.code, 2);
+  EXPECT_THAT(missing.output, HasSubstr("HF-104"));
+  expect_refused({.more = "listne = \"x\""}, 2, "HF-102", "did you mean listen?");
+  expect_refused({.provider = "nonsense"}, 5, "HF-501", "nonsense");
+  EXPECT_EQ(Program("holdfastd", {"--confg", "x"}, at("log")).wait().code, 2);
+}
+
+TEST_F(HoldfastdTest, WhatAnotherProgramHoldsIsNamed) {
+  const auto daemon = launch({});
+  ASSERT_THAT(notify_.next(), HasSubstr("READY=1"));
+  expect_refused({}, 4, "HF-903", folder_.path().string());
+  daemon->signal(SIGTERM);
+  EXPECT_EQ(daemon->wait().code, 0);
+  const TakenPort taken;
+  port_ = taken.port();
+  expect_refused({}, 4, "HF-903", std::to_string(port_));
+}
+
+TEST_F(HoldfastdTest, AnArenaThatDoesNotFitSaysSo) {
+  expect_refused({.arena_size = "1024TiB"}, 8, "HF-902", memory_.path().string());
+  EXPECT_TRUE(std::filesystem::is_empty(memory_.path()));
+}
+
+TEST_F(HoldfastdTest, ForeignOrDamagedMemoryIsRefusedAndKept) {
+  run_once({});
+  expect_refused({.name = "node-9"}, 7, "HF-304", "node-9");
+  expect_refused({.name = "node-9", .arena = "other"}, 7, "HF-402", "node-9");
+  memory_.write("garbage", std::string(8 << 20, 'x'));
+  expect_refused({.arena = "garbage"}, 7, "HF-303", "garbage");
+  run_once({});  // what was refused did no harm to what is right
+  size_t damaged = 0;
+  for (const auto& file : std::filesystem::recursive_directory_iterator(at("state")))
+    if (file.path().filename() == "CURRENT") {
+      std::ofstream(file.path()) << "garbage";
+      ++damaged;
+    }
+  ASSERT_EQ(damaged, 1u);
+  expect_refused({}, 7, "HF-401", at("state").string());
+}
+
+}  // namespace
+}  // namespace holdfast::daemon
