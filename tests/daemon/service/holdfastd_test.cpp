@@ -67,6 +67,7 @@ struct Settings {
   std::string arena_size = "4MiB";
   std::string provider = "tcp";
   std::string arena = "arena";
+  std::string state = "state";
   std::string more = {};  // before the first section
 };
 
@@ -84,7 +85,7 @@ class HoldfastdTest : public ::testing::Test {
         "name = \"{}\"\nstate_dir = \"{}\"\ncontrol_socket = \"{}\"\nlisten = \"127.0.0.1:{}\"\n{}\n"
         "[cluster]\nseed = \"127.0.0.1:{}\"\n"
         "[arena]\npath = \"{}\"\nsize = \"{}\"\n[fabric]\nprovider = \"{}\"\n",
-        s.name, at("state").string(), at("control.sock").string(), port_, s.more, port_,
+        s.name, at(s.state).string(), at("control.sock").string(), port_, s.more, port_,
         (memory_.path() / s.arena).string(), s.arena_size, s.provider);
     return folder_.write("node.toml", text).string();
   }
@@ -166,7 +167,7 @@ TEST_F(HoldfastdTest, AnArenaThatDoesNotFitSaysSo) {
 
 TEST_F(HoldfastdTest, ForeignOrDamagedMemoryIsRefusedAndKept) {
   run_once({});
-  expect_refused({.name = "node-9"}, 7, "HF-304", "node-9");
+  expect_refused({.name = "node-9", .state = "other"}, 7, "HF-304", "node-9");
   expect_refused({.name = "node-9", .arena = "other"}, 7, "HF-402", "node-9");
   memory_.write("garbage", std::string(8 << 20, 'x'));
   expect_refused({.arena = "garbage"}, 7, "HF-303", "garbage");
