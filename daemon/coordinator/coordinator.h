@@ -128,7 +128,9 @@ class Coordinator {
  public:
   // `current`: the stored epoch. `jobs`: every stored job; at most one of them is active (starting,
   // running, recovering or stopping), its running view is taken over.
-  Coordinator(CoordinatorOptions options, Epoch current, std::vector<JobRecord> jobs);
+  // `now_ms`: the time of the start, from which the wait for the members of that view is counted.
+  Coordinator(CoordinatorOptions options, int64_t now_ms, Epoch current,
+              std::vector<JobRecord> jobs);
   ~Coordinator();
   Coordinator(Coordinator&&) noexcept;
   Coordinator& operator=(Coordinator&&) noexcept;

@@ -11,9 +11,10 @@ namespace holdfast::daemon {
 
 using train::WorkerPhase;
 
-Coordinator::Machine::Machine(CoordinatorOptions options, Epoch current,
+Coordinator::Machine::Machine(CoordinatorOptions options, int64_t now_ms, Epoch current,
                               std::vector<JobRecord> jobs)
     : options_(options),
+      now_ms_(now_ms),
       epoch_(current),
       captures_({.under_way = 2, .most_lead = 16, .timeout_ms = options.capture_timeout_ms}) {
   for (JobRecord& job : jobs) {
@@ -330,8 +331,9 @@ Event to_event(NodeEvent event) {
                     std::move(event));
 }
 
-Coordinator::Coordinator(CoordinatorOptions options, Epoch current, std::vector<JobRecord> jobs)
-    : machine_(std::make_unique<Machine>(options, current, std::move(jobs))) {}
+Coordinator::Coordinator(CoordinatorOptions options, int64_t now_ms, Epoch current,
+                         std::vector<JobRecord> jobs)
+    : machine_(std::make_unique<Machine>(options, now_ms, current, std::move(jobs))) {}
 Coordinator::~Coordinator() = default;
 Coordinator::Coordinator(Coordinator&&) noexcept = default;
 Coordinator& Coordinator::operator=(Coordinator&&) noexcept = default;

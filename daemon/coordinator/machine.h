@@ -19,7 +19,7 @@ namespace holdfast::daemon {
 
 class Coordinator::Machine {
  public:
-  Machine(CoordinatorOptions options, Epoch current, std::vector<JobRecord> jobs);
+  Machine(CoordinatorOptions options, int64_t now_ms, Epoch current, std::vector<JobRecord> jobs);
   Outcome step(int64_t now_ms, const Event& event);
 
   Epoch epoch() const { return epoch_; }
@@ -113,7 +113,7 @@ class Coordinator::Machine {
   void enter(Phase phase);
 
   const CoordinatorOptions options_;
-  int64_t now_ms_ = 0;
+  int64_t now_ms_;
   Outcome out_;
 
   Epoch epoch_;

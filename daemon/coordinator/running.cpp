@@ -81,9 +81,10 @@ void Coordinator::Machine::on(const WorkerStepDone& event) {
   }
   if (!ledger_->add({event.node, event.slot}, event.step)) return;
   const Version made(event.step.step.value + 1);
-  if (phase_ != Phase::kRunning) return;
+  if (phase_ != Phase::kRunning && phase_ != Phase::kTakingOver) return;
   last_progress_ms_ = now_ms_;
-  if (ledger_->complete(event.step.step) && event.step.step.value == view_->base.version.value)
+  if (phase_ == Phase::kRunning && ledger_->complete(event.step.step) &&
+      event.step.step.value == view_->base.version.value)
     note("first_step", fmt::format("step {} is the first of epoch {}", event.step.step.value,
                                    to_string(epoch_)),
          {{"step", std::to_string(event.step.step.value)},

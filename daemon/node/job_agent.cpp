@@ -12,6 +12,11 @@ namespace holdfast::daemon {
 
 using train::WorkerPhase;
 
+namespace {
+// Without snapshots nothing is ever sealed.
+constexpr size_t kMostUnsealed = 256;
+}  // namespace
+
 JobAgent::JobAgent(JobAgentOptions options, Ports ports, const AgentMemory& memory)
     : options_(std::move(options)),
       ports_(std::move(ports)),
@@ -53,6 +58,7 @@ void JobAgent::set_job(const conf::JobConfig& job, Epoch submitted_in) {
   memory_.submitted_in = submitted_in;
   memory_.views.clear();
   history_.clear();
+  for (Slot& slot : slots_) slot.unsealed.clear();
   captures_.forget_other_jobs(job_->hash);
 }
 
@@ -201,6 +207,10 @@ void JobAgent::on(const CommandWatermark& command) {
   if (!current(command.epoch) || !job_) return;
   fault_point("node.watermark");
   memory_.safe = command.safe;
+  for (Slot& slot : slots_)
+    std::erase_if(slot.unsealed, [&](const train::StepDone& done) {
+      return done.step.value < command.safe.version.value;
+    });
   captures_.watermark(*job_, command.safe, command.abandoned, history_);
 }
 
@@ -220,6 +230,7 @@ void JobAgent::on(const CommandEndJob& command) {
     s.leaving = s.report.alive || s.fresh;
     s.report.alive = s.fresh = s.idling = false;
     s.job_key.clear();
+    s.unsealed.clear();
   }
   if (!command.keep) captures_.forget_job(job_->hash);
   memory_.job.reset();
@@ -322,7 +333,17 @@ void JobAgent::on(uint32_t slot, const train::StepDone& message) {
   slots_[slot].report.step = message.step.next();
   if (slots_[slot].report.phase == WorkerPhase::kStopped)  // a later StopAt let it go on
     set_phase(slot, WorkerPhase::kRunning);
+  std::deque<train::StepDone>& unsealed = slots_[slot].unsealed;
+  if (!unsealed.empty() && unsealed.front().epoch != message.epoch) unsealed.clear();
+  if (unsealed.size() == kMostUnsealed) unsealed.pop_front();
+  unsealed.push_back(message);
   ports_.report(WorkerStepDone{options_.node, 0, slot, message});
+}
+
+void JobAgent::on_connected() {
+  for (uint32_t slot = 0; slot < options_.slots; ++slot)
+    for (const train::StepDone& done : slots_[slot].unsealed)
+      ports_.report(WorkerStepDone{options_.node, 0, slot, done});
 }
 
 void JobAgent::on(uint32_t slot, const train::Captured& message) {

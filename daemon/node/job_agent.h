@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -56,6 +57,9 @@ class JobAgent {
   void on_worker_up(uint32_t slot, const train::Hello& hello);
   void on_worker_down(uint32_t slot, const std::string& why);
   void on_worker_message(uint32_t slot, const train::FromWorker& message);
+  // The link to a coordinator is up, NodeUp has been said: what an earlier process of it may not have
+  // stored is told again.
+  void on_connected();
 
   std::vector<WorkerReport> worker_reports() const;
   Epoch epoch() const { return memory_.epoch; }
@@ -73,6 +77,7 @@ class JobAgent {
     // Of a worker that an earlier process of this daemon started nothing is known until it is heard
     // of, idle or ended: until then it may be writing into blocks of the arena.
     bool settled = false;
+    std::deque<train::StepDone> unsealed;  // steps above the safe version, oldest first
   };
 
   void on(const CommandQuiesce& command);

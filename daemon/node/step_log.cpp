@@ -18,6 +18,7 @@ Result<bool> StepLog::record(const JobId& job, const train::StepDone& step) {
   // An older report that came again, or late from a slower lane of this node: the row is there.
   if (newest_ && newest_->made == step.epoch && step.step < newest_->step) return false;
   if (newest_ && newest_->step == step.step && newest_->made == step.epoch) {
+    if (!newest_lanes_.insert(step.lane).second) return false;  // told again
     ++newest_->lanes;
     RETURN_IF_ERROR(catalog_.write({{key(job, step.step), to_json_text(*newest_)}},
                                    storage::Durability::kBuffered));
@@ -38,6 +39,7 @@ Result<bool> StepLog::record(const JobId& job, const train::StepDone& step) {
                            ? speed
                            : (1 - kSmoothing) * tokens_per_second_ + kSmoothing * speed;
   newest_ = row;
+  newest_lanes_ = {step.lane};
   RETURN_IF_ERROR(catalog_.write({{key(job, step.step), to_json_text(row)}},
                                  storage::Durability::kBuffered));
   return true;

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <set>
 #include <vector>
 
 #include "base/ids.h"
@@ -34,6 +35,7 @@ class StepLog {
  private:
   storage::Catalog& catalog_;
   std::optional<api::StepRow> newest_;
+  std::set<uint32_t> newest_lanes_;  // that have reported it
   double tokens_per_second_ = 0;  // smoothed over about ten steps
 };
 

@@ -45,7 +45,8 @@ CoordinatorHost::CoordinatorHost(const conf::NodeConfig& config, CoordinatorHost
                                  RecordStore records)
     : ports_(std::move(ports)),
       records_(std::move(records)),
-      coordinator_(coordinator_options(config), records_.epoch(), records_.jobs()),
+      coordinator_(coordinator_options(config), ports_.clock.monotonic_ms(), records_.epoch(),
+                   records_.jobs()),
       steps_(ports_.catalog),
       ticker_(ports_.io) {}
 

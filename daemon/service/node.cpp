@@ -282,6 +282,7 @@ void Node::Impl::report_up() {
   link_->report(NodeUp{config_.name, 0, config_.failure_domain, peers_->address(),
                        fabric_->address(), arena_->usage().size_bytes, config_.worker.slots,
                        agent_->worker_reports()});
+  agent_->on_connected();
 }
 
 // The first report to the coordinator names workers that train on: it would take them for lost.

@@ -59,9 +59,15 @@ TEST_P(Failures, SeedNodeKilledTrainingWaitsUntilItIsBack) {
 
 TEST_P(Failures, SeedDaemonAloneKilled) {
   run();
+  const uint64_t before = cluster_.last_event();
   ASSERT_TRUE(cluster_.playground().signal_daemon("node-0", SIGKILL));
   ASSERT_TRUE(cluster_.playground().start_node("node-0"));
+  ASSERT_TRUE(cluster_.wait_for_event("taken_over", before));
   expect_promises();
+  for (const daemon::EventRecord& event : cluster_.events())
+    if (event.sequence > before) {
+      EXPECT_NE(event.kind, "view") << event.text;
+    }
 }
 
 TEST_P(Failures, NodeStoppedIsEvictedAndFencedWhenItGoesOn) {

@@ -39,7 +39,7 @@ class RequestsTest : public testing::Test {
     return record;
   }
 
-  Coordinator coordinator_{CoordinatorOptions{}, Epoch{7, 1}, {}};
+  Coordinator coordinator_{CoordinatorOptions{}, 0, Epoch{7, 1}, {}};
   std::vector<Record> records_;
   int64_t now_ms_ = 0;
 };
@@ -69,7 +69,7 @@ TEST_F(RequestsTest, ARemovedNameIsFreeAndTheNewJobIsAnother) {
 
 TEST_F(RequestsTest, AJobThatEndedEarlyKeepsItsStateUntilItIsRemoved) {
   for (const JobState state : {JobState::kStopped, JobState::kFailed}) {
-    coordinator_ = Coordinator(CoordinatorOptions{}, Epoch{7, 1}, {ended("a", state, 5)});
+    coordinator_ = Coordinator(CoordinatorOptions{}, 0, Epoch{7, 1}, {ended("a", state, 5)});
     const Status refused = submit("b");
     ASSERT_EQ(code(refused), ErrorCode::kJobState);
     EXPECT_NE(refused.error().message.find("job remove a"), std::string::npos)
@@ -77,7 +77,7 @@ TEST_F(RequestsTest, AJobThatEndedEarlyKeepsItsStateUntilItIsRemoved) {
     ASSERT_TRUE(ask(RemoveJob{1, JobId("a")}));
     EXPECT_TRUE(submit("b"));
   }
-  coordinator_ = Coordinator(CoordinatorOptions{}, Epoch{7, 1}, {ended("a", JobState::kDone, 5)});
+  coordinator_ = Coordinator(CoordinatorOptions{}, 0, Epoch{7, 1}, {ended("a", JobState::kDone, 5)});
   EXPECT_TRUE(submit("b")) << "a has done all its steps";
 }
 

@@ -54,6 +54,7 @@ void SimCluster::start_daemon(Node& node) {
   node.session = next_session_++;
   node.connected = false;
   node.quiescing = false;
+  node.unsealed.clear();
 }
 
 void SimCluster::kill_daemon(Node& node) {
@@ -171,6 +172,7 @@ void SimCluster::on(Node& node, const CommandCapture& c) {
 void SimCluster::on(Node& node, const CommandWatermark& c) {
   if (c.epoch != node.epoch) return;
   node.safe = c.safe;
+  std::erase_if(node.unsealed, [&](const auto& d) { return d.step.value < c.safe.version.value; });
   const storage::Watermark mark{0, c.safe, c.abandoned, node.history};
   std::erase_if(node.arena, [&](const Block& b) { return storage::may_free(b.state, mark); });
   for (const Version v : c.abandoned) node.worker.captures.erase(v);
@@ -288,6 +290,7 @@ void SimCluster::finish_step(Node& node, Content content) {
   for (const Member& m : announced_.at(w.epoch).members) coordinates.push_back(m.coordinate.value);
   for (const auto& round : train::plan_rounds(job_.pipelines, job_.micro_batches, coordinates))
     if (round.lanes[w.lane]) done.micro_batches.push_back(round.lanes[w.lane]->value);
+  if (node.daemon) node.unsealed.push_back(done);
   tell(node, WorkerStepDone{node.id, 0, 0, done});
 }
 

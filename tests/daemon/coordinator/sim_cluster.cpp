@@ -43,7 +43,7 @@ SimCluster::SimCluster(WalkOptions options)
     nodes_.back().id = NodeId(fmt::format("node-{}", i));
     start_daemon(nodes_.back());
   }
-  coordinator_.emplace(options_.coordinator, epoch_, std::vector<JobRecord>{});
+  coordinator_.emplace(options_.coordinator, now_ms_, epoch_, std::vector<JobRecord>{});
   feed(SubmitJob{1, job_});
 }
 
@@ -155,7 +155,7 @@ void SimCluster::check_ledger() {
 void SimCluster::restart_coordinator() {
   std::vector<JobRecord> jobs;
   for (const auto& [name, job] : jobs_) jobs.push_back(job);
-  coordinator_.emplace(options_.coordinator, epoch_, std::move(jobs));
+  coordinator_.emplace(options_.coordinator, now_ms_, epoch_, std::move(jobs));
   coordinator_up_ = true;
   for (Node& node : nodes_) {
     node.connected = false;
@@ -224,6 +224,7 @@ void SimCluster::one_event() {
     up.arena_bytes = uint64_t{1} << 30;
     up.workers = {node.report()};
     node.up.push_back(up);
+    for (const train::StepDone& done : node.unsealed) tell(node, WorkerStepDone{node.id, 0, 0, done});
   }
   switch (draw(8)) {
     case 0:

@@ -72,7 +72,7 @@ class SimCluster {
   conf::JobConfig job_;
   std::vector<Node> nodes_;
   std::optional<Coordinator> coordinator_;
-  int64_t now_ms_ = 0;
+  int64_t now_ms_ = 1'000'000;  // a machine that has been up for a while
   uint64_t next_session_ = 1;
   uint64_t events_ = 0;
   uint64_t views_ = 0;

@@ -63,6 +63,7 @@ struct Node {
   Worker worker;
   std::vector<Block> arena;
   std::deque<Replication> replications;
+  std::vector<train::StepDone> unsealed;  // steps above the safe version, told to every coordinator
   std::deque<NodeEvent> up;      // to the coordinator
   std::deque<NodeCommand> down;  // from it
 

@@ -219,6 +219,28 @@ TEST_F(JobAgentTest, ARestartedDaemonGoesOnWithTheRunningWorker) {
   EXPECT_EQ(workers_.last<train::Capture>().blocks.size(), 2u);
 }
 
+// A coordinator that was started anew has not stored what the one before was told.
+TEST_F(JobAgentTest, StepsAboveTheSafeVersionAreToldToEveryCoordinator) {
+  run();
+  for (uint64_t step = 0; step < 3; ++step) {
+    train::StepDone done;
+    done.epoch = kOne;
+    done.step = Step(step);
+    agent_->on_worker_message(0, done);
+  }
+  const auto told_again = [&] {
+    reported_.clear();
+    agent_->on_connected();
+    std::vector<uint64_t> steps;
+    for (const NodeEvent& event : reported_)
+      steps.push_back(std::get<WorkerStepDone>(event).step.step.value);
+    return steps;
+  };
+  EXPECT_EQ(told_again(), (std::vector<uint64_t>{0, 1, 2}));
+  agent_->on_command(CommandWatermark{kOne, at(2), {}});
+  EXPECT_EQ(told_again(), (std::vector<uint64_t>{2}));
+}
+
 // It may be writing: its blocks are not anybody else's before it is known to be idle or ended.
 TEST_F(JobAgentTest, GrantsOfAnEarlierDaemonStayUntilItsWorkerIsHeardOf) {
   run();
