@@ -74,7 +74,7 @@ void rotary(Cuda& cuda, AttentionShape shape, const CudaRotaryTable& table, Bf16
 void rotary_input_gradient(Cuda& cuda, AttentionShape shape, const CudaRotaryTable& table,
                            Bf16* dqkv_NPA);
 
-// ---- causal grouped-query attention: attention_cuda.cu, cuDNN ----------------------------------
+// ---- causal grouped-query attention: attention_cuda.cpp, cuDNN ----------------------------------
 
 // Elements of what F keeps for I besides its output.
 size_t attention_kept(const Cuda& cuda, AttentionShape shape);  // logsumexp [B, H, T]
