@@ -37,7 +37,9 @@ find_package(CUDAToolkit 13 REQUIRED)
 find_path(HOLDFAST_CUDNN_INCLUDE cudnn.h HINTS ${CUDAToolkit_INCLUDE_DIRS} REQUIRED)
 
 # Programs find the libraries of a bundle beside themselves.
-add_link_options("LINKER:--disable-new-dtags,-rpath,$ORIGIN/../lib")
+add_link_options("LINKER:--disable-new-dtags")
+set(CMAKE_INSTALL_RPATH "$ORIGIN/../lib")
+set(CMAKE_BUILD_WITH_INSTALL_RPATH ON)
 
 # holdfast_wheel(VARIABLE package version folder): headers that come as a Python package.
 # VARIABLE names its root; when empty, it is downloaded into the build tree and set.

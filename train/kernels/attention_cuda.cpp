@@ -4,12 +4,14 @@
 // uses the deterministic algorithm.
 #include <cudnn_frontend.h>
 
+#include <algorithm>
 #include <cmath>
 #include <compare>
 #include <cstdint>
 #include <map>
 #include <unordered_map>
 
+#include "train/kernels/attention_single_cuda.cuh"
 #include "train/kernels/device_cuda.cuh"
 #include "train/kernels/ops_cuda.h"
 
@@ -19,40 +21,40 @@ namespace {
 namespace fe = cudnn_frontend;
 using Tensor = std::shared_ptr<fe::graph::Tensor_attributes>;
 
-struct ShapeKey {
-  size_t sequences, context, heads, kv_heads, head_width;
-  auto operator<=>(const ShapeKey&) const = default;
-};
-ShapeKey key_of(AttentionShape s) {
-  return {s.sequences, s.context, s.heads, s.kv_heads, s.head_width};
-}
-
 enum Id : int64_t { kQ = 1, kK, kV, kOut, kKept, kDout, kDq, kDk, kDv };
-
-struct BuiltGraph {
-  std::shared_ptr<fe::graph::Graph> graph;
-  int64_t workspace = 0;
-  std::string error;  // empty: it can be executed
-};
 
 }  // namespace
 
 struct AttentionGraphs {
+  struct ShapeKey {
+    size_t sequences, context, heads, kv_heads, head_width;
+    auto operator<=>(const ShapeKey&) const = default;
+  };
+  struct BuiltGraph {
+    std::shared_ptr<fe::graph::Graph> graph;
+    int64_t workspace = 0;
+    std::string error;  // empty: it can be executed
+  };
   std::map<ShapeKey, BuiltGraph> forward, backward;
   DeviceBuffer<unsigned char> workspace;
 };
 
 namespace {
 
+using BuiltGraph = AttentionGraphs::BuiltGraph;
+
+AttentionGraphs::ShapeKey key_of(AttentionShape s) {
+  return {s.sequences, s.context, s.heads, s.kv_heads, s.head_width};
+}
+
 // [B, heads, T, A] inside rows of `row` elements.
 Tensor heads_in_rows(fe::graph::Graph& graph, AttentionShape s, size_t heads, size_t row, Id id) {
   const auto i = [](size_t value) { return static_cast<int64_t>(value); };
-  return graph.tensor(
-      fe::graph::Tensor_attributes()
-          .set_uid(id)
-          .set_dim({i(s.sequences), i(heads), i(s.context), i(s.head_width)})
-          .set_stride({i(s.context * row), i(s.head_width), i(row), 1})
-          .set_data_type(fe::DataType_t::BFLOAT16));
+  return graph.tensor(fe::graph::Tensor_attributes()
+                          .set_uid(id)
+                          .set_dim({i(s.sequences), i(heads), i(s.context), i(s.head_width)})
+                          .set_stride({i(s.context * row), i(s.head_width), i(row), 1})
+                          .set_data_type(fe::DataType_t::BFLOAT16));
 }
 
 void write_heads(const Tensor& tensor, AttentionShape s, size_t heads, size_t row, Id id) {
@@ -158,6 +160,32 @@ AttentionGraphs& graphs_of(Cuda::Impl& impl) {
   return *impl.attention_graphs;
 }
 
+// The deterministic gradient writes a bf16 [B, H, T, T] for itself on Hopper: not all of B at once.
+size_t sequences_at_once(AttentionShape s) {
+  constexpr size_t kRoom = size_t{512} << 20;
+  return std::max<size_t>(1, kRoom / (s.heads * s.context * s.context * sizeof(Bf16)));
+}
+
+void input_gradient_of(Cuda::Impl& impl, AttentionShape shape, const Bf16* dout, const Bf16* qkv,
+                       const Bf16* out, const float* kept, Bf16* dqkv) {
+  auto& backward = graphs_of(impl).backward;
+  auto place = backward.find(key_of(shape));
+  if (place == backward.end())
+    place = backward.emplace(key_of(shape), build(impl, describe_backward(shape))).first;
+  const Bf16* keys = qkv + shape.width();
+  Bf16* dkeys = dqkv + shape.width();
+  Pointers pointers{{kQ, readable(qkv)},
+                    {kK, readable(keys)},
+                    {kV, readable(keys + shape.kv_heads * shape.head_width)},
+                    {kOut, readable(out)},
+                    {kKept, readable(kept)},
+                    {kDout, readable(dout)},
+                    {kDq, dqkv},
+                    {kDk, dkeys},
+                    {kDv, dkeys + shape.kv_heads * shape.head_width}};
+  execute(impl, "attention_input_gradient", place->second, pointers);
+}
+
 bool is_empty(AttentionShape s) { return s.tokens() == 0 || s.heads == 0 || s.head_width == 0; }
 
 }  // namespace
@@ -169,6 +197,7 @@ size_t attention_kept(const Cuda&, AttentionShape shape) {
 void attention(Cuda& cuda, AttentionShape shape, const Bf16* qkv_NPA, float* kept, Bf16* out_NHA) {
   if (is_empty(shape)) return;
   Cuda::Impl& impl = cuda.impl();
+  if (shape.context == 1) return attend_to_itself(impl, shape, qkv_NPA, kept, out_NHA);
   auto& forward = graphs_of(impl).forward;
   auto place = forward.find(key_of(shape));
   if (place == forward.end())
@@ -187,22 +216,16 @@ void attention_input_gradient(Cuda& cuda, AttentionShape shape, const Bf16* dout
                               Bf16* dqkv_NPA) {
   if (is_empty(shape)) return;
   Cuda::Impl& impl = cuda.impl();
-  auto& backward = graphs_of(impl).backward;
-  auto place = backward.find(key_of(shape));
-  if (place == backward.end())
-    place = backward.emplace(key_of(shape), build(impl, describe_backward(shape))).first;
-  const Bf16* keys = qkv_NPA + shape.width();
-  Bf16* dkeys = dqkv_NPA + shape.width();
-  Pointers pointers{{kQ, readable(qkv_NPA)},
-                    {kK, readable(keys)},
-                    {kV, readable(keys + shape.kv_heads * shape.head_width)},
-                    {kOut, readable(out_NHA)},
-                    {kKept, readable(kept)},
-                    {kDout, readable(dout_NHA)},
-                    {kDq, dqkv_NPA},
-                    {kDk, dkeys},
-                    {kDv, dkeys + shape.kv_heads * shape.head_width}};
-  execute(impl, "attention_input_gradient", place->second, pointers);
+  if (shape.context == 1) return attend_to_itself_input_gradient(impl, shape, dout_NHA, dqkv_NPA);
+  const size_t at_once = sequences_at_once(shape);
+  for (size_t b = 0; b < shape.sequences; b += at_once) {
+    AttentionShape part = shape;
+    part.sequences = std::min(at_once, shape.sequences - b);
+    const size_t n = b * shape.context;
+    input_gradient_of(impl, part, dout_NHA + n * shape.width(), qkv_NPA + n * shape.packed_width(),
+                      out_NHA + n * shape.width(), kept + n * shape.heads,
+                      dqkv_NPA + n * shape.packed_width());
+  }
 }
 
 }  // namespace holdfast::train::kernels

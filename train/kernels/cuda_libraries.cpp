@@ -48,8 +48,10 @@ class Functions {
   template <class F>
   void find(const char* name, F& function) {
     auto found = library_function(library_, soname_, name);
-    if (found) function = reinterpret_cast<F>(*found);
-    else if (status_) status_ = fail(found.error());
+    if (found)
+      function = reinterpret_cast<F>(*found);
+    else if (status_)
+      status_ = fail(found.error());
   }
   const Status& status() const { return status_; }
 
@@ -120,13 +122,15 @@ Result<void*> load_cuda_library(const std::string& soname) {
     if (error != nullptr && (why.empty() || exists)) why = error;
   }
   std::erase(folders, std::string());
-  return fail(ErrorCode::kDeviceMissing, fmt::format("{} was not found by the loader nor in {} ({})",
-                                                     soname, fmt::join(folders, ", "), why));
+  return fail(ErrorCode::kDeviceMissing,
+              fmt::format("{} was not found by the loader nor in {} ({})", soname,
+                          fmt::join(folders, ", "), why));
 }
 
 Result<void*> library_function(void* library, const std::string& soname, const char* function) {
   if (void* found = dlsym(library, function)) return found;
-  return fail(ErrorCode::kDeviceMissing, fmt::format("{} is too old: it has no {}", soname, function));
+  return fail(ErrorCode::kDeviceMissing,
+              fmt::format("{} is too old: it has no {}", soname, function));
 }
 
 Result<const CublasLt*> load_cublas_lt() {

@@ -1,7 +1,7 @@
 // CUDA's libraries, loaded when an accelerator is opened and not before: programs start on machines
-// without them. Each is looked for in the folders of $HOLDFAST_CUDA_LIBRARIES (a colon-separated list;
-// F stands for F itself and every F/*/lib, as wheels lay them out), then where the loader looks, then
-// in the usual folders. Loaded once per process and never unloaded.
+// without them. Each is looked for in the folders of $HOLDFAST_CUDA_LIBRARIES (a colon-separated
+// list; F stands for F itself and every F/*/lib, as wheels lay them out), then where the loader
+// looks, then in the usual folders. Loaded once per process and never unloaded.
 #pragma once
 
 #include <string>

@@ -92,9 +92,8 @@ Result<std::unique_ptr<Cuda>> Cuda::open(uint32_t ordinal) try {
   if (impl->capability < 80)
     return fail(ErrorCode::kDeviceMissing,
                 impl->name + " has no bf16: compute capability 8.0 is the least");
-  RETURN_IF_ERROR(
-      runtime_status(cudaStreamCreateWithFlags(&impl->stream, cudaStreamNonBlocking),
-                     ErrorCode::kDeviceFailed, "making a stream"));
+  RETURN_IF_ERROR(runtime_status(cudaStreamCreateWithFlags(&impl->stream, cudaStreamNonBlocking),
+                                 ErrorCode::kDeviceFailed, "making a stream"));
   RETURN_IF_ERROR(open_libraries(*impl));
   impl->product_workspace.resize(Impl::kProductWorkspace);
   return std::unique_ptr<Cuda>(new Cuda(std::move(impl)));

@@ -41,9 +41,9 @@ struct Cuda::Impl {
   void failed(const char* operation, const std::string& why);
   Status status() const;
 
-  // Device memory for one operation, 256-byte aligned, valid until the next call of scratch(). Grows
-  // by waiting for the stream first, so that a step that has run once neither allocates nor waits.
-  // Throws OutOfDeviceMemory.
+  // Device memory for one operation, 256-byte aligned, valid until the next call of scratch().
+  // Grows by waiting for the stream first, so that a step that has run once neither allocates nor
+  // waits. Throws OutOfDeviceMemory.
   void* scratch(size_t bytes);
   template <class T>
   T* scratch_of(size_t elements) {

@@ -1,6 +1,7 @@
 // The experts of a layer. On Hopper each product is one launch for all of them (grouped_cuda.cuh).
-// Elsewhere, and for widths that are no multiples of 8, the numbers of rows are brought to the host,
-// which waits for them, and each expert is a product of gemm_cuda.cu; same results within rounding.
+// Elsewhere, and for widths that are no multiples of 8, the numbers of rows are brought to the
+// host, which waits for them, and each expert is a product of gemm_cuda.cu; same results within
+// rounding.
 #include <cstdint>
 #include <vector>
 
@@ -22,7 +23,9 @@ bool can_group(const Cuda& cuda, ExpertShape shape, size_t stride, P... pointers
          stride % 8 == 0 && (aligned(pointers) && ...);
 }
 
-GroupedRows grouped(ExpertRowsCuda rows) { return {static_cast<int>(rows.experts), rows.first_row}; }
+GroupedRows grouped(ExpertRowsCuda rows) {
+  return {static_cast<int>(rows.experts), rows.first_row};
+}
 template <class T>
 GroupedOperand<T> rows_of(T* base, size_t width) {
   return {base, static_cast<int64_t>(width), 0};
@@ -43,7 +46,8 @@ std::vector<uint32_t> first_rows_on_host(Cuda& cuda, ExpertRowsCuda rows) {
 template <class Body>  // (expert, first row, rows)
 void for_each_expert(Cuda& cuda, ExpertRowsCuda rows, Body body) {
   const std::vector<uint32_t> first = first_rows_on_host(cuda, rows);
-  for (size_t e = 0; e + 1 < first.size(); ++e) body(e, size_t{first[e]}, size_t{first[e + 1] - first[e]});
+  for (size_t e = 0; e + 1 < first.size(); ++e)
+    body(e, size_t{first[e]}, size_t{first[e + 1] - first[e]});
 }
 
 constexpr unsigned kZeroThreads = 256;
@@ -90,8 +94,8 @@ void experts(Cuda& cuda, ExpertShape shape, ExpertRowsCuda rows, ExpertTensors<c
 }
 
 void experts_input_gradient(Cuda& cuda, ExpertShape shape, ExpertRowsCuda rows,
-                            ExpertTensors<const Bf16*> weights, const Bf16* dy_RD, Bf16* gate_up_R2F,
-                            Bf16* scratch_RF, Bf16* dx_RD) {
+                            ExpertTensors<const Bf16*> weights, const Bf16* dy_RD,
+                            Bf16* gate_up_R2F, Bf16* scratch_RF, Bf16* dx_RD) {
   if (rows.experts == 0 || rows.rows == 0) return;
   const size_t width = shape.width, hidden = shape.expert_width;
   const Bf16* down = weights.base + down_offset(shape);

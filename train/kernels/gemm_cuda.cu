@@ -1,9 +1,9 @@
-// Products by cuBLASLt. It thinks in column-major matrices: a row-major [R, C] is its [C, R], so that
-// y = x w^T is computed as y^T = w x^T and nothing is transposed in memory.
+// Products by cuBLASLt. It thinks in column-major matrices: a row-major [R, C] is its [C, R], so
+// that y = x w^T is computed as y^T = w x^T and nothing is transposed in memory.
 //
-// A plan (descriptors and the algorithm that the library's heuristics put first) is made for a shape
-// when it is met first and kept. Of split sums only those through workspace are allowed, added in a
-// fixed order, never in place with atomics: the same inputs give the same bits.
+// A plan (descriptors and the algorithm that the library's heuristics put first) is made for a
+// shape when it is met first and kept. Of split sums only those through workspace are allowed,
+// added in a fixed order, never in place with atomics: the same inputs give the same bits.
 #include <algorithm>
 #include <compare>
 #include <cstdint>
@@ -16,13 +16,14 @@
 namespace holdfast::train::kernels {
 namespace {
 
-// D [m, n] = A [m, k] B [k, n] + C, column-major; a transposed operand is stored the other way round.
+// D [m, n] = A [m, k] B [k, n] + C, column-major; a transposed operand is stored the other way
+// round.
 struct ProductKey {
   uint64_t m, n, k;
   bool transpose_a, transpose_b;
-  bool fp32;       // type of C and D
-  bool in_place;   // C is D
-  bool add;        // C is added
+  bool fp32;           // type of C and D
+  bool in_place;       // C is D
+  bool add;            // C is added
   uint32_t alignment;  // of every pointer, bytes
   auto operator<=>(const ProductKey&) const = default;
 };
@@ -65,7 +66,8 @@ cublasStatus_t choose_algorithm(const CublasLt& lt, cublasLtHandle_t handle, con
   if (auto status = lt.preference_create(&preference); status != CUBLAS_STATUS_SUCCESS)
     return status;
   const size_t workspace = Cuda::Impl::kProductWorkspace;
-  const uint32_t reductions = CUBLASLT_REDUCTION_SCHEME_NONE | CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
+  const uint32_t reductions =
+      CUBLASLT_REDUCTION_SCHEME_NONE | CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
   cublasStatus_t status = CUBLAS_STATUS_SUCCESS;
   const auto prefer = [&](cublasLtMatmulPreferenceAttributes_t what, const auto& value) {
     if (status == CUBLAS_STATUS_SUCCESS)
@@ -80,8 +82,8 @@ cublasStatus_t choose_algorithm(const CublasLt& lt, cublasLtHandle_t handle, con
   cublasLtMatmulHeuristicResult_t best{};
   int found = 0;
   if (status == CUBLAS_STATUS_SUCCESS)
-    status = lt.heuristic(handle, plan.product, plan.a, plan.b, plan.d, plan.d, preference, 1, &best,
-                          &found);
+    status = lt.heuristic(handle, plan.product, plan.a, plan.b, plan.d, plan.d, preference, 1,
+                          &best, &found);
   lt.preference_destroy(preference);
   if (status != CUBLAS_STATUS_SUCCESS) return status;
   if (found == 0) return CUBLAS_STATUS_NOT_SUPPORTED;
@@ -133,8 +135,10 @@ void product(Cuda& cuda, const char* operation, ProductKey key, const Operands& 
   Cuda::Impl& impl = cuda.impl();
   if (key.k == 0) {
     const size_t bytes = key.m * key.n * (key.fp32 ? sizeof(float) : sizeof(Bf16));
-    if (operands.c == nullptr) zero_bytes(cuda, operands.d, bytes);
-    else if (operands.c != operands.d) copy_bytes(cuda, operands.c, bytes, operands.d);
+    if (operands.c == nullptr)
+      zero_bytes(cuda, operands.d, bytes);
+    else if (operands.c != operands.d)
+      copy_bytes(cuda, operands.c, bytes, operands.d);
     return;
   }
   key.add = operands.c != nullptr;
@@ -145,10 +149,10 @@ void product(Cuda& cuda, const char* operation, ProductKey key, const Operands& 
   cublasStatus_t status = plan.status;
   if (status == CUBLAS_STATUS_SUCCESS) {
     const float alpha = 1, beta = key.add ? 1.0F : 0.0F;
-    status = impl.blas->matmul(impl.blas_handle, plan.product, &alpha, operands.a, plan.a, operands.b,
-                               plan.b, &beta, key.add ? operands.c : operands.d, plan.d, operands.d,
-                               plan.d, &plan.algorithm, impl.product_workspace.data(), plan.workspace,
-                               impl.stream);
+    status = impl.blas->matmul(impl.blas_handle, plan.product, &alpha, operands.a, plan.a,
+                               operands.b, plan.b, &beta, key.add ? operands.c : operands.d, plan.d,
+                               operands.d, plan.d, &plan.algorithm, impl.product_workspace.data(),
+                               plan.workspace, impl.stream);
   }
   if (status != CUBLAS_STATUS_SUCCESS) impl.failed(operation, impl.blas->status_string(status));
   impl.launched(operation);
@@ -156,8 +160,15 @@ void product(Cuda& cuda, const char* operation, ProductKey key, const Operands& 
 
 ProductKey shape_of(uint64_t m, uint64_t n, uint64_t k, bool transpose_a, bool transpose_b,
                     bool fp32) {
-  return {.m = m, .n = n, .k = k, .transpose_a = transpose_a, .transpose_b = transpose_b,
-          .fp32 = fp32, .in_place = true, .add = false, .alignment = 256};
+  return {.m = m,
+          .n = n,
+          .k = k,
+          .transpose_a = transpose_a,
+          .transpose_b = transpose_b,
+          .fp32 = fp32,
+          .in_place = true,
+          .add = false,
+          .alignment = 256};
 }
 
 }  // namespace

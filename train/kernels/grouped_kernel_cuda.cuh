@@ -1,7 +1,8 @@
-// The kernel behind grouped_cuda.cuh: CUTLASS's persistent warp-specialised product with an array of
-// problems (its example 57), compiled for sm_90a only. Each *.cu file instantiates one.
+// The kernel behind grouped_cuda.cuh: CUTLASS's persistent warp-specialised product with an array
+// of problems (its example 57), compiled for sm_90a only. Each *.cu file instantiates one.
 #pragma once
 
+// clang-format off: CUTLASS's own order
 #include <cutlass/cutlass.h>
 #include <cute/tensor.hpp>
 #include <cutlass/epilogue/collective/collective_builder.hpp>
@@ -10,6 +11,7 @@
 #include <cutlass/gemm/dispatch_policy.hpp>
 #include <cutlass/gemm/group_array_problem_shape.hpp>
 #include <cutlass/gemm/kernel/gemm_universal.hpp>
+// clang-format on
 
 #include <string>
 #include <type_traits>
@@ -34,8 +36,8 @@ struct PingPong {
   using Epilogue = cutlass::epilogue::PtrArrayTmaWarpSpecializedPingpong;
 };
 
-// D = A B^T (+ C): A [m, k] and B [n, k] are bf16, contiguous along k ("row" of A, "column" of B) or
-// across it; C and D are row-major of type Out; C only where it may be added.
+// D = A B^T (+ C): A [m, k] and B [n, k] are bf16, contiguous along k ("row" of A, "column" of B)
+// or across it; C and D are row-major of type Out; C only where it may be added.
 template <class Schedule, class LayoutA, class LayoutB, class Out, bool kMayAdd>
 struct Grouped {
   using Shape = cutlass::gemm::GroupProblemShape<cute::Shape<int, int, int>>;
@@ -50,8 +52,8 @@ struct Grouped {
 
   using Epilogue = typename cutlass::epilogue::collective::CollectiveBuilder<
       cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, typename Schedule::TileShape,
-      typename Schedule::ClusterShape, cutlass::epilogue::collective::EpilogueTileAuto, float, float,
-      Source, LayoutD*, kAlignOut, Out, LayoutD*, kAlignOut, typename Schedule::Epilogue,
+      typename Schedule::ClusterShape, cutlass::epilogue::collective::EpilogueTileAuto, float,
+      float, Source, LayoutD*, kAlignOut, Out, LayoutD*, kAlignOut, typename Schedule::Epilogue,
       cutlass::epilogue::fusion::LinearCombination<Out, float, Source>>::CollectiveOp;
   using Mainloop = typename cutlass::gemm::collective::CollectiveBuilder<
       cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, Element, LayoutA*, kAlignIn, Element,
@@ -182,7 +184,8 @@ void run_grouped(Cuda& cuda, const char* operation, GroupedRows rows, const Grou
     return arguments;
   };
   ArrayLayout counting(nullptr);
-  const size_t workspace_bytes = Gemm::get_workspace_size(arguments_for(take_arrays<G>(counting, experts)));
+  const size_t workspace_bytes =
+      Gemm::get_workspace_size(arguments_for(take_arrays<G>(counting, experts)));
   counting.take<unsigned char>(workspace_bytes);
   ArrayLayout layout(impl.scratch(counting.used()));
   const typename G::Arrays arrays = take_arrays<G>(layout, experts);

@@ -9,8 +9,12 @@ void* allocate_memory(MemoryKind kind, size_t bytes) {
   void* data = nullptr;
   cudaError_t error = cudaSuccess;
   switch (kind) {
-    case MemoryKind::kDevice: error = cudaMalloc(&data, bytes); break;
-    case MemoryKind::kPinned: error = cudaHostAlloc(&data, bytes, cudaHostAllocDefault); break;
+    case MemoryKind::kDevice:
+      error = cudaMalloc(&data, bytes);
+      break;
+    case MemoryKind::kPinned:
+      error = cudaHostAlloc(&data, bytes, cudaHostAllocDefault);
+      break;
   }
   if (error != cudaSuccess) {
     static_cast<void>(cudaGetLastError());  // reported by the exception
@@ -23,8 +27,12 @@ void free_memory(MemoryKind kind, void* data) noexcept {
   if (data == nullptr) return;
   // An error here is one of an earlier kernel; the next launch meets it again.
   switch (kind) {
-    case MemoryKind::kDevice: static_cast<void>(cudaFree(data)); break;
-    case MemoryKind::kPinned: static_cast<void>(cudaFreeHost(data)); break;
+    case MemoryKind::kDevice:
+      static_cast<void>(cudaFree(data));
+      break;
+    case MemoryKind::kPinned:
+      static_cast<void>(cudaFreeHost(data));
+      break;
   }
 }
 

@@ -1,5 +1,5 @@
-// Attention against double loops: groups of query heads, odd contexts, one token, several sequences;
-// gradients of q, k and v; the same bits twice.
+// Attention against double loops: groups of query heads, odd contexts, one token, several
+// sequences; gradients of q, k and v; the same bits twice.
 #include <string>
 
 #include "tests/train/kernels/cuda_kit.h"
@@ -38,7 +38,8 @@ void attend(const AttentionShape& s, size_t b, size_t h, const std::vector<float
     const auto key = [&](size_t u) { return (b * s.context + u) * row + k_at(s, h); };
     const auto value = [&](size_t u) { return (b * s.context + u) * row + v_at(s, h); };
     double largest = -1e300, sum = 0;
-    for (size_t u = 0; u <= t; ++u) largest = std::max(largest, p[u] = scale * dot(q, &qkv[key(u)]));
+    for (size_t u = 0; u <= t; ++u)
+      largest = std::max(largest, p[u] = scale * dot(q, &qkv[key(u)]));
     for (size_t u = 0; u <= t; ++u) sum += p[u] = std::exp(p[u] - largest);
     r.logsumexp[(b * s.heads + h) * s.context + t] = largest + std::log(sum);
     double* out = &r.out[n * s.width() + h * width];
@@ -133,6 +134,34 @@ INSTANTIATE_TEST_SUITE_P(
              std::to_string(s.heads) + "G" + std::to_string(s.kv_heads) + "A" +
              std::to_string(s.head_width);
     });
+
+// More sequences than the gradient takes at once.
+class LargeAttentionCudaTest : public CudaTest {};
+TEST_F(LargeAttentionCudaTest, EachSequenceHasTheGradientItHasAlone) {
+  const AttentionShape s{20, 1024, 32, 8, 64}, one{1, 1024, 32, 8, 64};
+  std::mt19937 random(32);
+  auto qkv = random_values(random, s.tokens() * s.packed_width());
+  auto dout = random_values(random, s.tokens() * s.width());
+  const auto qkv_device = to_device_bf16(qkv), dout_device = to_device_bf16(dout);
+  auto out = poisoned<Bf16>(s.tokens() * s.width());
+  auto kept = poisoned<float>(attention_kept(cuda(), s));
+  auto dqkv = poisoned<Bf16>(s.tokens() * s.packed_width());
+  attention(cuda(), s, qkv_device.data(), kept.data(), out.data());
+  attention_input_gradient(cuda(), s, dout_device.data(), qkv_device.data(), out.data(),
+                           kept.data(), dqkv.data());
+  const auto got = to_host_float(dqkv);
+  const size_t size = one.tokens() * s.packed_width();
+  auto alone = poisoned<Bf16>(size);
+  for (size_t b = 0; b < s.sequences; ++b) {
+    attention_input_gradient(cuda(), one, dout_device.data() + b * one.tokens() * s.width(),
+                             qkv_device.data() + b * size,
+                             out.data() + b * one.tokens() * s.width(),
+                             kept.data() + b * attention_kept(cuda(), one), alone.data());
+    const std::vector<float> part(got.begin() + static_cast<ptrdiff_t>(b * size),
+                                  got.begin() + static_cast<ptrdiff_t>((b + 1) * size));
+    EXPECT_LE(relative_error(part, to_host_float(alone)), 1e-3) << "sequence " << b;
+  }
+}
 
 class EmptyAttentionCudaTest : public CudaTest {};
 TEST_F(EmptyAttentionCudaTest, NoTokensIsAllowed) {

@@ -1,4 +1,5 @@
-// A device opens or says what is missing; memory moves both ways; errors are remembered with a name.
+// A device opens or says what is missing; memory moves both ways; errors are remembered with a
+// name.
 #include <cstdlib>
 #include <numeric>
 

@@ -1,5 +1,5 @@
-// Experts against double loops: uneven and empty experts, one token, widths that no tile divides and
-// that no grouped product takes, the largest sizes in a sample; the same bits twice.
+// Experts against double loops: uneven and empty experts, one token, widths that no tile divides
+// and that no grouped product takes, the largest sizes in a sample; the same bits twice.
 #include <functional>
 #include <string>
 
@@ -26,17 +26,26 @@ struct Tensors {
   std::vector<float> weights, x, dy, gate_up, hidden;
 };
 
+// Repeats after a prime number of values: drawing all of a large tensor takes longer than its test.
+std::vector<float> many_values(std::mt19937& random, size_t count, float scale = 1.0F) {
+  constexpr size_t kPeriod = 1'000'003;
+  std::vector<float> values = random_values(random, std::min(count, kPeriod), scale);
+  values.reserve(count);
+  while (values.size() < count) values.push_back(values[values.size() - kPeriod]);
+  return values;
+}
+
 Tensors tensors_of(const Case& c, std::mt19937& random) {
   Tensors t{{c.width, c.expert_width}, {0}, 0, 0, {}, {}, {}, {}, {}};
   for (const uint32_t count : c.counts) t.first_row.push_back(t.first_row.back() + count);
   t.rows = t.first_row.back() + c.room;
   t.stride = 3 * c.width * c.expert_width + 16;  // room between experts
-  t.weights = random_values(random, t.stride * c.counts.size(),
-                            1.0F / std::sqrt(static_cast<float>(c.width)));
-  t.x = random_values(random, t.rows * c.width);
-  t.dy = random_values(random, t.rows * c.width);
-  t.gate_up = random_values(random, t.rows * 2 * c.expert_width);
-  t.hidden = random_values(random, t.rows * c.expert_width);
+  t.weights = many_values(random, t.stride * c.counts.size(),
+                          1.0F / std::sqrt(static_cast<float>(c.width)));
+  t.x = many_values(random, t.rows * c.width);
+  t.dy = many_values(random, t.rows * c.width);
+  t.gate_up = many_values(random, t.rows * 2 * c.expert_width);
+  t.hidden = many_values(random, t.rows * c.expert_width);
   return t;
 }
 
@@ -96,8 +105,10 @@ template <class T>
 std::vector<float> slice(const std::vector<T>& values, size_t row, size_t width) {
   std::vector<float> out(width);
   for (size_t i = 0; i < width; ++i) {
-    if constexpr (std::is_same_v<T, Bf16>) out[i] = to_float(values[row * width + i]);
-    else out[i] = static_cast<float>(values[row * width + i]);
+    if constexpr (std::is_same_v<T, Bf16>)
+      out[i] = to_float(values[row * width + i]);
+    else
+      out[i] = static_cast<float>(values[row * width + i]);
   }
   return out;
 }
@@ -204,9 +215,10 @@ void ExpertsCudaTest::check_weight_gradient(const Case& c, size_t sample) {
   };
   auto gradients = poisoned<float>(size);
   const auto got = run(gradients, Into::kOverwrite);
-  EXPECT_EQ(std::memcmp(run(gradients, Into::kOverwrite).data(), got.data(), size * sizeof(float)), 0)
+  EXPECT_EQ(std::memcmp(run(gradients, Into::kOverwrite).data(), got.data(), size * sizeof(float)),
+            0)
       << "the same inputs give the same bits";
-  const auto before = random_values(random, size);
+  const auto before = many_values(random, size);
   auto sum = to_device(before);
   const auto added = run(sum, Into::kAdd);
 
@@ -218,23 +230,25 @@ void ExpertsCudaTest::check_weight_gradient(const Case& c, size_t sample) {
     for (size_t o = e * 977 % step; o < outputs; o += step) {
       const bool is_down = o >= 2 * inner;
       const size_t columns = is_down ? inner : width;
-      const size_t at = e * t.stride + (is_down ? 2 * inner * width + (o - 2 * inner) * inner
-                                                : o * width);
+      const size_t at =
+          e * t.stride + (is_down ? 2 * inner * width + (o - 2 * inner) * inner : o * width);
       std::vector<double> want, want_added;
       std::vector<float> is, is_added;
       for (size_t i = 0; i < columns; ++i) {
         const float* left = is_down ? t.dy.data() + begin * width + (o - 2 * inner)
                                     : t.gate_up.data() + begin * 2 * inner + o;
-        const float* right = is_down ? t.hidden.data() + begin * inner + i
-                                     : t.x.data() + begin * width + i;
+        const float* right =
+            is_down ? t.hidden.data() + begin * inner + i : t.x.data() + begin * width + i;
         const double value = dot(left, is_down ? width : 2 * inner, right, columns, count);
         want.push_back(value);
         want_added.push_back(value + static_cast<double>(before[at + i]));
         is.push_back(got[at + i]);
         is_added.push_back(added[at + i]);
       }
-      ASSERT_LE(relative_error(is, want), fp32_tolerance(count)) << "expert " << e << " output " << o;
-      ASSERT_LE(relative_error(is_added, want_added), fp32_tolerance(count)) << "expert " << e << " output " << o;
+      ASSERT_LE(relative_error(is, want), fp32_tolerance(count))
+          << "expert " << e << " output " << o;
+      ASSERT_LE(relative_error(is_added, want_added), fp32_tolerance(count))
+          << "expert " << e << " output " << o;
     }
     for (size_t i = 3 * width * inner; i < t.stride; ++i)
       ASSERT_EQ(added[e * t.stride + i], before[e * t.stride + i]) << "between experts";
