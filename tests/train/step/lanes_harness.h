@@ -66,9 +66,10 @@ inline BatchSource made_up_text(const conf::JobConfig& job) {
 // One lane: a trainer that outlives views, as a worker's does.
 struct LaneProcess {
   explicit LaneProcess(const conf::JobConfig& job)
-      : trainer(job, made_up_text(job), abort, [](Step, uint32_t, bool) {}) {}
+      : trainer(std::make_unique<kernels::Cpu>(), job, made_up_text(job), abort,
+                [](Step, uint32_t, bool) {}) {}
   AbortWord abort;
-  LaneTrainer trainer;
+  LaneTrainer<CpuBackend<float>> trainer;
 };
 
 using Payload = std::vector<std::byte>;
