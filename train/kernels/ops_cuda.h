@@ -46,6 +46,10 @@ void download(Cuda& cuda, const T* from, size_t elements, T* host) {
 void linear(Cuda& cuda, LinearShape shape, const Bf16* x_NI, const Bf16* w_OI, const Bf16* add_NO,
             Bf16* y_NO);
 void linear(Cuda& cuda, LinearShape shape, const Bf16* x_NI, const Bf16* w_OI, float* y_NO);
+inline void linear(Cuda& cuda, LinearShape shape, const Bf16* x_NI, const Bf16* w_OI,
+                   Bf16* y_NO) {
+  linear(cuda, shape, x_NI, w_OI, nullptr, y_NO);
+}
 // dx = dy w, plus `add`.
 void linear_input_gradient(Cuda& cuda, LinearShape shape, const Bf16* dy_NO, const Bf16* w_OI,
                            const Bf16* add_NI, Bf16* dx_NI);

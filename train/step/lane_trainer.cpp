@@ -35,6 +35,7 @@ LaneTrainer<B>::LaneTrainer(std::unique_ptr<typename B::Device> device, const co
       abort_(abort),
       progress_(std::move(progress)),
       device_(std::move(device)),
+      payload_(*device_),
       model_(*device_, job.model),
       store_(*device_, layout_),
       gradients_(*device_, job.reproducible),
@@ -94,8 +95,7 @@ Status LaneTrainer<B>::materialize(Communicator& comm) {
   if (!store_.complete())
     return fail(ErrorCode::kRestoreImpossible,
                 fmt::format("not every owned shard is at {}", to_string(store_.current())));
-  HostPayload payload(comm);
-  return materialize_over(payload);
+  return materialize_over(payload_.over(comm));
 }
 
 template <class B>
@@ -120,7 +120,7 @@ Result<StepDone> LaneTrainer<B>::run_step(Communicator& lane_comm, Step step) {
   CHECK(materialized_ && store_.current().version == Version(step.value));
   const auto begun = std::chrono::steady_clock::now();
   CountingCommunicator comm(lane_comm);
-  HostPayload payload(comm);
+  PayloadExchange& payload = payload_.over(comm);
   const Wires wires{comm, payload};
   StepDone done;
   done.epoch = epoch_;
@@ -303,5 +303,8 @@ Result<double> LaneTrainer<B>::evaluate(const Wires& wires) {
 }
 
 template class LaneTrainer<CpuBackend<float>>;
+#define INSTANTIATE(B) template class LaneTrainer<B>;
+HOLDFAST_FOR_EACH_ACCELERATOR(INSTANTIATE)
+#undef INSTANTIATE
 
 }  // namespace holdfast::train

@@ -7,7 +7,7 @@
 #include <optional>
 #include <vector>
 
-#include "train/comm/payload.h"
+#include "train/comm/payloads.h"
 #include "train/model/moe_model.h"
 #include "train/optimizer/gradients.h"
 #include "train/optimizer/materialize.h"
@@ -70,6 +70,7 @@ class LaneTrainer final : public Trainer {
   AbortWord& abort_;
   const ProgressFn progress_;
   const std::unique_ptr<typename B::Device> device_;
+  LanePayload<typename B::Device> payload_;
   MoeModel<B> model_;
   ShardStore<B> store_;
   Gradients<B> gradients_;
