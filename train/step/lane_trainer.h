@@ -13,6 +13,7 @@
 #include "train/optimizer/reduce.h"
 #include "train/optimizer/shard_store.h"
 #include "train/schedule/rounds.h"
+#include "train/step/marks.h"
 #include "train/step/trainer.h"
 
 namespace holdfast::train {
@@ -21,6 +22,7 @@ namespace holdfast::train {
 struct BatchSource {
   std::function<Result<MicroBatch>(Step, MicroBatchIndex)> training;
   std::function<Result<MicroBatch>(uint32_t)> held_out;
+  DataFingerprint data = {};  // all lanes must have the same
 };
 
 class LaneTrainer final : public Trainer {
@@ -47,6 +49,8 @@ class LaneTrainer final : public Trainer {
   struct LossRow {
     double cross_entropy = 0, load_balance = 0, z_loss = 0;
   };
+  Status compare_data(Communicator& comm) const;
+  Status make_weights(Communicator& comm);
   Status run_rounds(Communicator& comm, Step step);
   Status run_round(Communicator& comm, Step step, std::optional<MicroBatchIndex> micro_batch);
   Status gather_losses(Communicator& comm, StepDone& done);
@@ -54,6 +58,8 @@ class LaneTrainer final : public Trainer {
   Result<double> evaluate(Communicator& comm);
   bool evaluation_is_due(Version version) const;
   ModelContext context(Communicator& comm) const;
+  void at(Step step, uint32_t round, bool waiting = false);
+  MarkFn marker() const;
 
   const conf::JobConfig job_;
   const ParameterLayout layout_;
@@ -64,6 +70,8 @@ class LaneTrainer final : public Trainer {
   ShardStore store_;
   Gradients gradients_;
   ComputeWeights weights_;
+  Step at_step_;  // as progress was told last
+  uint32_t at_round_ = 0;
 
   Epoch epoch_;
   StageMap map_;
