@@ -8,15 +8,6 @@
 namespace holdfast::train {
 namespace {
 
-// The lane of every slot that holds the expert, ascending.
-std::vector<uint32_t> slots_of(const LayerPlacement& placement, ExpertIndex expert) {
-  std::vector<uint32_t> lanes;
-  for (uint32_t lane = 0; lane < placement.lanes(); ++lane)
-    for (const ExpertIndex held : placement.slots[lane])
-      if (held == expert) lanes.push_back(lane);
-  return lanes;
-}
-
 using Rows = std::vector<std::vector<size_t>>;  // [lane][expert]
 
 // How `count` rows of source lane `source` for one expert are split over the lanes: the replicas
@@ -39,7 +30,7 @@ std::vector<Rows> split_all(std::span<const uint32_t> counts, size_t experts,
   const uint32_t lanes = placement.lanes();
   std::vector<Rows> rows(lanes, Rows(lanes, std::vector<size_t>(experts)));
   for (uint32_t e = 0; e < experts; ++e) {
-    const std::vector<uint32_t> replicas = slots_of(placement, ExpertIndex(e));
+    const std::vector<uint32_t> replicas = replica_lanes(placement, ExpertIndex(e));
     for (uint32_t source = 0; source < lanes; ++source)
       split_rows(counts[source * experts + e], replicas, source, reproducible, ExpertIndex(e),
                  rows[source]);

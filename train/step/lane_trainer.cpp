@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
 
@@ -22,7 +23,8 @@ Result<std::unique_ptr<Trainer>> Trainer::create(const conf::JobConfig& job, Abo
   return std::make_unique<LaneTrainer<CpuBackend<float>>>(
       std::make_unique<kernels::Cpu>(), job,
       BatchSource{[batches](Step step, MicroBatchIndex j) { return batches->training(step, j); },
-                  [batches](uint32_t index) { return batches->held_out(index); }},
+                  [batches](uint32_t index) { return batches->held_out(index); },
+                  batches->fingerprint()},
       abort, std::move(progress));
 }
 
@@ -89,22 +91,57 @@ Status LaneTrainer<B>::init_shard(uint32_t shard) {
   return {};
 }
 
+// Another text on one node would train on silently, and no step could be repeated elsewhere.
+template <class B>
+Status LaneTrainer<B>::compare_data(Communicator& comm) const {
+  std::vector<DataFingerprint> all(map_.lanes);
+  const std::vector<size_t> sizes(map_.lanes, sizeof(DataFingerprint));
+  RETURN_IF_ERROR(comm.all_gather(std::as_bytes(std::span(&batches_.data, 1)),
+                                  std::as_writable_bytes(std::span(all)), sizes));
+  const auto as_many = [&](const DataFingerprint& data) {
+    return std::count(all.begin(), all.end(), data);
+  };
+  const auto usual = std::max_element(
+      all.begin(), all.end(), [&](const auto& a, const auto& b) { return as_many(a) < as_many(b); });
+  if (*usual == batches_.data) return {};
+  return fail(ErrorCode::kDataDiffers,
+              fmt::format("{} has {} tokens with checksum {:016x} on lane {}, but {} with checksum "
+                          "{:016x} on lane {}",
+                          job_.data.path, batches_.data.tokens, batches_.data.checksum, map_.lane,
+                          usual->tokens, usual->checksum, usual - all.begin()));
+}
+
 template <class B>
 Status LaneTrainer<B>::materialize(Communicator& comm) {
   CHECK(comm.size() == map_.lanes && comm.rank() == map_.lane);
   if (!store_.complete())
     return fail(ErrorCode::kRestoreImpossible,
                 fmt::format("not every owned shard is at {}", to_string(store_.current())));
-  return materialize_over(payload_.over(comm));
+  RETURN_IF_ERROR(compare_data(comm));
+  return make_weights(payload_.over(comm));
 }
 
 template <class B>
-Status LaneTrainer<B>::materialize_over(PayloadExchange& payload) {
+Status LaneTrainer<B>::make_weights(PayloadExchange& payload) {
   fault_point("train.materialize");
   RETURN_IF_ERROR(train::materialize(*device_, payload, map_, store_, scratch_, weights_));
   RETURN_IF_ERROR(device_->finish());
   materialized_ = true;
   return {};
+}
+
+// ---- progress -------------------------------------------------------------------------------------
+
+template <class B>
+void LaneTrainer<B>::at(Step step, uint32_t round, bool waiting) {
+  at_step_ = step;
+  at_round_ = round;
+  progress_(step, round, waiting);
+}
+
+template <class B>
+MarkFn LaneTrainer<B>::marker() const {
+  return [this] { progress_(at_step_, at_round_, false); };
 }
 
 // ---- a step ---------------------------------------------------------------------------------------
@@ -140,7 +177,7 @@ Result<StepDone> LaneTrainer<B>::run_step(Communicator& lane_comm, Step step) {
   done.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count();
   finished_ = done;
   materialized_ = false;
-  RETURN_IF_ERROR(materialize_over(payload));
+  RETURN_IF_ERROR(make_weights(payload));
   done.bytes_exchanged = comm.sent_bytes();
   done.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count();
   if (evaluation_is_due(Version(step.value + 1))) {
@@ -156,7 +193,7 @@ Status LaneTrainer<B>::run_rounds(const Wires& wires, Step step) {
   losses_.clear();
   uint32_t number = 0;
   for (const Round& round : rounds_) {
-    progress_(step, number++, false);
+    at(step, number++);
     fault_point("train.forward");
     RETURN_IF_ERROR(run_round(wires, step, round.lanes[map_.lane]));
   }
@@ -172,11 +209,12 @@ Status LaneTrainer<B>::run_round(const Wires& wires, Step step,
     ASSIGN_OR_RETURN(batch, batches_.training(step, *micro_batch));
   }
   const ModelContext context = this->context(wires);
-  ASSIGN_OR_RETURN(const auto stash,
-                   model_.forward(batch ? &*batch : nullptr, weights_, context));
-  RETURN_IF_ERROR(model_.input_gradient(*stash, weights_, context));
-  RETURN_IF_ERROR(model_.weight_gradient(*stash, gradients_));
-  RETURN_IF_ERROR(model_.expert_weight_gradient(*stash, gradients_));
+  const MarkedWeights<B> weights(weights_, marker());
+  MarkedGradients<B> gradients(gradients_, marker());
+  ASSIGN_OR_RETURN(const auto stash, model_.forward(batch ? &*batch : nullptr, weights, context));
+  RETURN_IF_ERROR(model_.input_gradient(*stash, weights, context));
+  RETURN_IF_ERROR(model_.weight_gradient(*stash, gradients));
+  RETURN_IF_ERROR(model_.expert_weight_gradient(*stash, gradients));
   RETURN_IF_ERROR(device_->finish());
   if (batch) losses_.push_back(stash->loss());
   return {};
@@ -248,10 +286,13 @@ Status LaneTrainer<B>::update(StepDone& done) {
                              clip > 0 && done.gradient_norm > clip ? clip / done.gradient_norm : 1,
                              done.step.value + 1};
   fault_point("train.update");
+  at(done.step, at_round_, true);  // a capture may hold the buffer for a while
   store_.begin_update();
+  at(done.step, at_round_);
   for (const uint32_t shard : store_.owned()) {
     // An aborted reduction never becomes a version: nothing is committed once the word is set.
     if (abort_.is_set()) return fail(ErrorCode::kCommAborted, "the view ended before the update");
+    at(done.step, at_round_);
     const ShardId id = map_.shard(shard);
     adamw<B>(*device_, job_.optimizer, adamw_step, layout_.group(id.group), layout_.range(id),
              store_.now(shard), reducer_.values(shard), store_.next(shard));
@@ -277,16 +318,17 @@ template <class B>
 Result<double> LaneTrainer<B>::evaluate(const Wires& wires) {
   const uint32_t count = job_.evaluate_micro_batches;
   const ModelContext context = this->context(wires);
+  const MarkedWeights<B> weights(weights_, marker());
   std::vector<double> mine;
   std::vector<size_t> sizes(map_.lanes);
   for (uint32_t first = 0; first < count; first += map_.lanes) {
-    progress_(Step(store_.current().version.value), first, false);
+    at(Step(store_.current().version.value), first);
     std::optional<MicroBatch> batch;
     if (first + map_.lane < count) {
       ASSIGN_OR_RETURN(batch, batches_.held_out(first + map_.lane));
     }
     ASSIGN_OR_RETURN(const MicroBatchLoss loss,
-                     model_.evaluate(batch ? &*batch : nullptr, weights_, context));
+                     model_.evaluate(batch ? &*batch : nullptr, weights, context));
     if (batch) mine.push_back(loss.cross_entropy);
     for (uint32_t lane = 0; lane < map_.lanes; ++lane)
       if (first + lane < count) sizes[lane] += sizeof(double);

@@ -14,6 +14,7 @@
 #include "train/optimizer/reduce.h"
 #include "train/optimizer/shard_store.h"
 #include "train/schedule/rounds.h"
+#include "train/step/marks.h"
 #include "train/step/trainer.h"
 
 namespace holdfast::train {
@@ -22,6 +23,7 @@ namespace holdfast::train {
 struct BatchSource {
   std::function<Result<MicroBatch>(Step, MicroBatchIndex)> training;
   std::function<Result<MicroBatch>(uint32_t)> held_out;
+  DataFingerprint data = {};  // all lanes must have the same
 };
 
 // B is a backend (train/kernels/backend.h).
@@ -55,7 +57,8 @@ class LaneTrainer final : public Trainer {
     Communicator& comm;
     PayloadExchange& payload;
   };
-  Status materialize_over(PayloadExchange& payload);
+  Status compare_data(Communicator& comm) const;
+  Status make_weights(PayloadExchange& payload);
   Status run_rounds(const Wires& wires, Step step);
   Status run_round(const Wires& wires, Step step, std::optional<MicroBatchIndex> micro_batch);
   Status gather_losses(Communicator& comm, StepDone& done);
@@ -63,6 +66,8 @@ class LaneTrainer final : public Trainer {
   Result<double> evaluate(const Wires& wires);
   bool evaluation_is_due(Version version) const;
   ModelContext context(const Wires& wires) const;
+  void at(Step step, uint32_t round, bool waiting = false);
+  MarkFn marker() const;
 
   const conf::JobConfig job_;
   const ParameterLayout layout_;
@@ -77,6 +82,8 @@ class LaneTrainer final : public Trainer {
   Reducer<B> reducer_;
   ComputeWeights<B> weights_;
   MaterializeScratch<B> scratch_;
+  Step at_step_;  // as progress was told last
+  uint32_t at_round_ = 0;
 
   Epoch epoch_;
   StageMap map_;

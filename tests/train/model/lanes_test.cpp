@@ -131,7 +131,6 @@ class FailingComm final : public Communicator {
                     std::span<const size_t>) override {
     return copy(send, recv);
   }
-  Status barrier() override { return {}; }
   void abort() override {}
 
  private:
