@@ -26,6 +26,7 @@ constexpr std::array kTable = {
     ErrorRow{ErrorCode::kDataEmpty, "data_empty", "give a file or folder with more text", 2},
     ErrorRow{ErrorCode::kDataFormat, "data_format",
              "give a token file made by `holdfastctl data prepare`, a .bin or a .bin/.idx pair", 7},
+    ErrorRow{ErrorCode::kDataDiffers, "data_differs", "give every node the same token file", 7},
     ErrorRow{ErrorCode::kArenaTooSmall, "arena_too_small",
              "raise arena.size in node.toml, or use a smaller model or fewer replicas", 8},
     ErrorRow{ErrorCode::kArenaFull, "arena_full", "raise arena.size in node.toml", 8},

@@ -21,6 +21,7 @@ enum class ErrorCode : uint16_t {
   kDataMissing = 201,
   kDataEmpty = 202,
   kDataFormat = 203,
+  kDataDiffers = 204,
   // 3xx: arena
   kArenaTooSmall = 301,
   kArenaFull = 302,

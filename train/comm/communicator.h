@@ -37,9 +37,6 @@ class Communicator {
   virtual Status all_gather(std::span<const std::byte> send, std::span<std::byte> recv,
                             std::span<const size_t> recv_bytes) = 0;
 
-  // Returns when every rank has entered.
-  virtual Status barrier() = 0;
-
   // Idempotent, callable from any thread, never blocks for long.
   virtual void abort() = 0;
 };

@@ -132,7 +132,8 @@ Status GlooCommunicator::exchange(std::span<const std::byte> send, const std::ve
 
 Status GlooCommunicator::wait_all(Buffers& buffers, size_t sends, size_t receives) {
   const auto left = [&] {
-    const auto ms = std::chrono::duration_cast<std::chrono::milliseconds>(
+    // Rounded up: Gloo's own timeout must not come before the deadline that tells late from lost.
+    const auto ms = std::chrono::ceil<std::chrono::milliseconds>(
         buffers.deadline - std::chrono::steady_clock::now());
     return std::max(ms, std::chrono::milliseconds(1));
   };
@@ -171,13 +172,6 @@ Status GlooCommunicator::all_gather(std::span<const std::byte> send, std::span<s
   }
   CHECK(received <= recv.size());
   return exchange(send, out, recv, in);
-}
-
-Status GlooCommunicator::barrier() {
-  const std::vector<std::byte> send(1);
-  std::vector<std::byte> recv(size());
-  const std::vector<size_t> sizes(size(), 1);
-  return all_gather(send, recv, sizes);
 }
 
 }  // namespace holdfast::train

@@ -23,7 +23,6 @@ class GlooCommunicator final : public Communicator {
                     std::span<std::byte> recv, std::span<const size_t> recv_bytes) override;
   Status all_gather(std::span<const std::byte> send, std::span<std::byte> recv,
                     std::span<const size_t> recv_bytes) override;
-  Status barrier() override;
   void abort() override EXCLUDES(mutex_);
 
  private:

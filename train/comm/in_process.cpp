@@ -67,11 +67,6 @@ class InProcessCommunicator final : public Communicator {
     return exchange(Offer{send, {}}, recv, recv_bytes);  // no offsets: everybody takes all of it
   }
 
-  Status barrier() override {
-    const std::vector<size_t> nothing(size_, 0);
-    return exchange(Offer{}, {}, nothing);
-  }
-
  private:
   Status exchange(Offer offer, std::span<std::byte> recv, std::span<const size_t> recv_bytes) {
     CHECK(std::accumulate(recv_bytes.begin(), recv_bytes.end(), size_t{0}) == recv.size());

@@ -20,6 +20,13 @@ struct MicroBatch {
   std::vector<int32_t> targets;
 };
 
+// What two nodes compare to know that they train on the same text.
+struct DataFingerprint {
+  uint64_t tokens = 0;
+  uint64_t checksum = 0;  // checksum64 of the tokens as the file has them
+  bool operator==(const DataFingerprint&) const = default;
+};
+
 // Random access to a tokenised text. Thread-safe, memory-mapped.
 class TokenFile {
  public:
@@ -30,6 +37,7 @@ class TokenFile {
 
   virtual uint64_t size() const = 0;          // tokens
   virtual uint32_t vocabulary() const = 0;    // largest token + 1 where known, else 0
+  virtual uint64_t checksum() const = 0;      // of all tokens, taken when it was opened
   virtual void read(uint64_t begin, uint64_t count, int32_t* out) const = 0;
 };
 
@@ -42,6 +50,7 @@ class Batches {
   Result<MicroBatch> training(Step step, MicroBatchIndex micro_batch) const;
   // The same for every evaluation: `index` of job.evaluate_micro_batches.
   Result<MicroBatch> held_out(uint32_t index) const;
+  DataFingerprint fingerprint() const { return {file_->size(), file_->checksum()}; }
 
  private:
   Batches(std::shared_ptr<TokenFile> file, conf::JobConfig job);

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/checksum.h"
 
 namespace holdfast::train {
 namespace {
@@ -19,10 +20,15 @@ template <class Token>
 class MappedTokens final : public TokenFile {
  public:
   MappedTokens(std::shared_ptr<MappedBytes> file, size_t offset, uint64_t tokens,
-               uint32_t vocabulary)
-      : file_(std::move(file)), offset_(offset), tokens_(tokens), vocabulary_(vocabulary) {}
+               uint32_t vocabulary, uint64_t checksum)
+      : file_(std::move(file)),
+        offset_(offset),
+        tokens_(tokens),
+        vocabulary_(vocabulary),
+        checksum_(checksum) {}
   uint64_t size() const override { return tokens_; }
   uint32_t vocabulary() const override { return vocabulary_; }
+  uint64_t checksum() const override { return checksum_; }
   void read(uint64_t begin, uint64_t count, int32_t* out) const override {
     CHECK(begin <= tokens_ && count <= tokens_ - begin);
     const std::byte* from = file_->bytes().data() + offset_ + begin * sizeof(Token);
@@ -38,6 +44,7 @@ class MappedTokens final : public TokenFile {
   const size_t offset_;
   const uint64_t tokens_;
   const uint32_t vocabulary_;
+  const uint64_t checksum_;
 };
 
 }  // namespace
@@ -67,15 +74,21 @@ MappedBytes::~MappedBytes() {
 
 std::unique_ptr<TokenFile> make_mapped_tokens(std::shared_ptr<MappedBytes> file, size_t offset,
                                               uint64_t tokens, uint32_t token_bytes,
-                                              uint32_t vocabulary) {
+                                              uint32_t vocabulary,
+                                              std::optional<uint64_t> checksum) {
   CHECK(offset + tokens * token_bytes <= file->bytes().size());
+  const uint64_t sum =
+      checksum ? *checksum : checksum64(file->bytes().subspan(offset, tokens * token_bytes));
   switch (token_bytes) {
     case 1:
-      return std::make_unique<MappedTokens<uint8_t>>(std::move(file), offset, tokens, vocabulary);
+      return std::make_unique<MappedTokens<uint8_t>>(std::move(file), offset, tokens, vocabulary,
+                                                     sum);
     case 2:
-      return std::make_unique<MappedTokens<uint16_t>>(std::move(file), offset, tokens, vocabulary);
+      return std::make_unique<MappedTokens<uint16_t>>(std::move(file), offset, tokens, vocabulary,
+                                                      sum);
     case 4:
-      return std::make_unique<MappedTokens<int32_t>>(std::move(file), offset, tokens, vocabulary);
+      return std::make_unique<MappedTokens<int32_t>>(std::move(file), offset, tokens, vocabulary,
+                                                     sum);
   }
   CHECK(false && "token width");
   return nullptr;

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -30,10 +31,11 @@ class MappedBytes {
 };
 
 // Unsigned little-endian tokens of 1, 2 or 4 bytes, or signed ones of the same widths (Megatron's),
-// from `offset` of the file on.
+// from `offset` of the file on. checksum: of these tokens, nullopt where it is to be taken now.
 std::unique_ptr<TokenFile> make_mapped_tokens(std::shared_ptr<MappedBytes> file, size_t offset,
                                               uint64_t tokens, uint32_t token_bytes,
-                                              uint32_t vocabulary);
+                                              uint32_t vocabulary,
+                                              std::optional<uint64_t> checksum = std::nullopt);
 
 // llm.c's and nanoGPT's .bin, Megatron's .bin with `path`.idx; kDataFormat.
 Result<std::unique_ptr<TokenFile>> open_foreign_tokens(const std::filesystem::path& path,

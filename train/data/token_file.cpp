@@ -32,7 +32,7 @@ Result<std::unique_ptr<TokenFile>> open_own(const std::filesystem::path& path,
   if (checksum64(payload) != header.payload_checksum)
     return bad("the checksum of the tokens does not match");
   return make_mapped_tokens(std::move(file), sizeof header, header.tokens, header.token_bytes,
-                            header.vocabulary);
+                            header.vocabulary, header.payload_checksum);
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 // harmful, and check() or finish() returns the first: kDeviceFailed.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -27,6 +28,9 @@ class Cuda {
   void use();        // makes it the calling thread's current device
   Status check();    // the first error so far; does not wait
   Status finish();   // waits for everything enqueued, then as check()
+
+  // Mapped host memory that update kernels read: not zero, and they change nothing any more.
+  std::atomic<uint32_t>& abort_word();
 
   const std::string& name() const;  // "NVIDIA H100 80GB HBM3"
   uint32_t multiprocessors() const;

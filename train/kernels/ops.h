@@ -9,8 +9,10 @@
 // Every operation is instantiated for float and double; N, R = 0 are allowed everywhere.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <optional>
 #include <span>
 
@@ -33,6 +35,15 @@ void copy(const Cpu&, const T* from, size_t elements, T* to) {
 template <class T>
 void zero(const Cpu&, T* at, size_t elements) {
   std::fill_n(at, elements, T{});
+}
+// Between memory of the host and the device's: here the same.
+template <class T>
+void upload(const Cpu&, const T* host, size_t elements, T* to) {
+  std::copy_n(host, elements, to);
+}
+template <class T>
+void download(const Cpu&, const T* from, size_t elements, T* host) {
+  std::copy_n(from, elements, host);
 }
 
 // ---- RMSNorm: y = x * inverse_rms(x) * weight -------------------------------------------------
@@ -164,12 +175,29 @@ void cross_entropy(const Cpu&, RowShape shape, const int32_t* targets_N,
 
 // ---- optimizer ---------------------------------------------------------------------------------
 
-struct AdamwTensors {
-  const float *master, *m, *v, *gradient;
-  float *next_master, *next_m, *next_v;
-};
 // next = update(now, gradient), element by element.
 void adamw(const Cpu&, size_t elements, const AdamwConstants& constants,
-           const AdamwTensors& tensors);
+           const AdamwTensors<float>& tensors);
+// From masters to the compute type, here the same.
+void convert(const Cpu&, const float* from, size_t elements, float* to);
+void add(const Cpu&, const float* from, size_t elements, float* to);  // to += from
+// In fp64, in the order of the elements.
+void sum_squares(const Cpu&, const float* from, size_t elements, double* sum);
+
+// ---- memory of any kind, now --------------------------------------------------------------------
+
+// From any host memory; done when it returns. For loading state, not for a step.
+inline void upload_now(const Cpu&, const void* host, size_t bytes, void* to) {
+  if (bytes > 0) std::memcpy(to, host, bytes);
+}
+// Copies state out beside what the device does. For one other thread than the device's.
+class CpuReader {
+ public:
+  explicit CpuReader(const Cpu&) {}
+  Status read(const void* from, size_t bytes, void* host) {
+    if (bytes > 0) std::memcpy(host, from, bytes);
+    return {};
+  }
+};
 
 }  // namespace holdfast::train::kernels

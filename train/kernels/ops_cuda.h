@@ -31,6 +31,14 @@ template <class T>
 void zero(Cuda& cuda, T* at, size_t elements) {
   zero_bytes(cuda, at, elements * sizeof(T));
 }
+template <class T>
+void upload(Cuda& cuda, const T* host, size_t elements, T* to) {
+  upload_bytes(cuda, host, elements * sizeof(T), to);
+}
+template <class T>
+void download(Cuda& cuda, const T* from, size_t elements, T* host) {
+  download_bytes(cuda, from, elements * sizeof(T), host);
+}
 
 // ---- products: gemm_cuda.cu, cuBLASLt ----------------------------------------------------------
 
@@ -38,6 +46,10 @@ void zero(Cuda& cuda, T* at, size_t elements) {
 void linear(Cuda& cuda, LinearShape shape, const Bf16* x_NI, const Bf16* w_OI, const Bf16* add_NO,
             Bf16* y_NO);
 void linear(Cuda& cuda, LinearShape shape, const Bf16* x_NI, const Bf16* w_OI, float* y_NO);
+inline void linear(Cuda& cuda, LinearShape shape, const Bf16* x_NI, const Bf16* w_OI,
+                   Bf16* y_NO) {
+  linear(cuda, shape, x_NI, w_OI, nullptr, y_NO);
+}
 // dx = dy w, plus `add`.
 void linear_input_gradient(Cuda& cuda, LinearShape shape, const Bf16* dy_NO, const Bf16* w_OI,
                            const Bf16* add_NI, Bf16* dx_NI);
@@ -171,15 +183,28 @@ void cross_entropy(Cuda& cuda, RowShape shape, const int32_t* targets_N,
 void convert(Cuda& cuda, const float* from, size_t elements, Bf16* to);
 void add(Cuda& cuda, const float* from, size_t elements, float* to);  // to += from
 void sum_squares(Cuda& cuda, const float* from, size_t elements, double* sum);
-// next = update(now, gradient), element by element as train/optimizer/adamw.cpp does; also the bf16
-// weights of next where `weights` is not null. Does nothing once *abort_word is not zero
-// (mapped host memory).
-struct AdamwTensors {
-  const float *master, *m, *v, *gradient;
-  float *next_master, *next_m, *next_v;
-  Bf16* weights;
+// next = update(now, gradient), element by element, bit for bit what the CPU computes. Does nothing
+// once the device's abort word is set.
+void adamw(Cuda& cuda, size_t elements, const AdamwConstants& constants,
+           const AdamwTensors<Bf16>& tensors);
+
+// ---- memory of any kind, now: device_cuda.cu ----------------------------------------------------
+
+// From any host memory; done when it returns. For loading state, not for a step.
+void upload_now(Cuda& cuda, const void* host, size_t bytes, void* to);
+// Copies state out beside what the device does, on a stream of its own. For one other thread than the
+// device's.
+class CudaReader {
+ public:
+  explicit CudaReader(Cuda& cuda);
+  ~CudaReader();
+  CudaReader(const CudaReader&) = delete;
+  CudaReader& operator=(const CudaReader&) = delete;
+  Status read(const void* from, size_t bytes, void* host);  // kDeviceFailed
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
 };
-void adamw(Cuda& cuda, size_t elements, const AdamwConstants& constants, const AdamwTensors& tensors,
-           const uint32_t* abort_word);
 
 }  // namespace holdfast::train::kernels

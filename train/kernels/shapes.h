@@ -72,4 +72,12 @@ struct AdamwConstants {
   float beta1, beta2, epsilon, rate, decay, gradient_scale, m_correction, v_correction;
 };
 
+// One shard's tensors in an update; `weights`, where not null, get next_master in the compute type.
+template <class V>
+struct AdamwTensors {
+  const float *master, *m, *v, *gradient;
+  float *next_master, *next_m, *next_v;
+  V* weights = nullptr;
+};
+
 }  // namespace holdfast::train::kernels

@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <cmath>
 
 #include "base/check.h"
@@ -61,25 +60,11 @@ ParameterLayout::ParameterLayout(const conf::ModelConfig& model, uint32_t slices
   for (uint32_t i = 0; i < groups_.size(); ++i) groups_[i].index = GroupIndex(i);
 }
 
-size_t ParameterLayout::parameters() const {
-  size_t sum = 0;
-  for (const GroupSpec& group : groups_) sum += group.elements;
-  return sum;
-}
-
 ElementRange ParameterLayout::range(ShardId shard) const {
   CHECK(shard.group.value < groups_.size() && shard.slice.value < slices_);
   const size_t elements = groups_[shard.group.value].elements;
   const size_t slice = shard.slice.value;
   return {slice * elements / slices_, (slice + 1) * elements / slices_};
-}
-
-size_t ParameterLayout::largest_shard_bytes() const {
-  size_t largest = 0;
-  for (const GroupSpec& group : groups_)
-    for (uint32_t s = 0; s < slices_; ++s)
-      largest = std::max(largest, shard_bytes({group.index, SliceIndex(s)}));
-  return largest;
 }
 
 GroupIndex ParameterLayout::attention(LayerIndex layer) const {

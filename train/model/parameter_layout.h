@@ -57,13 +57,11 @@ class ParameterLayout {
   std::span<const GroupSpec> groups() const { return groups_; }
   const GroupSpec& group(GroupIndex index) const { return groups_[index.value]; }
   uint32_t shard_count() const { return static_cast<uint32_t>(groups_.size()) * slices_; }
-  size_t parameters() const;
 
   // Slice s of P covers [s*n/P, (s+1)*n/P): sizes differ by one element at most, may be 0.
   ElementRange range(ShardId shard) const;
   // Bytes of a captured shard: master, m, v in that order, 4 bytes an element each.
   size_t shard_bytes(ShardId shard) const { return range(shard).size() * 12; }
-  size_t largest_shard_bytes() const;
 
   GroupIndex embedding() const { return GroupIndex(0); }
   GroupIndex attention(LayerIndex layer) const;

@@ -5,6 +5,7 @@
 #include <numbers>
 
 #include "base/check.h"
+#include "train/kernels/backends.h"
 
 namespace holdfast::train {
 
@@ -21,33 +22,40 @@ double learning_rate(const conf::OptimizerConfig& optimizer, uint64_t steps, Ste
          (optimizer.learning_rate - optimizer.min_learning_rate) * cosine;
 }
 
-void adamw(const conf::OptimizerConfig& optimizer, const AdamwStep& step, const GroupSpec& group,
-           ElementRange range, const ShardView& now, std::span<const float> gradient,
-           const ShardView& next) {
-  CHECK(gradient.size() == range.size() && now.master.size() == range.size());
-  const auto beta1 = static_cast<float>(optimizer.beta1);
-  const auto beta2 = static_cast<float>(optimizer.beta2);
-  const auto scale = static_cast<float>(step.gradient_scale);
-  const auto epsilon = static_cast<float>(optimizer.epsilon);
-  const auto rate = static_cast<float>(step.learning_rate);
+template <class B>
+void adamw(typename B::Device& device, const conf::OptimizerConfig& optimizer,
+           const AdamwStep& step, const GroupSpec& group, ElementRange range, const ShardView& now,
+           const float* gradient, const ShardView& next) {
+  CHECK(now.master.size() == range.size() && next.master.size() == range.size());
   const auto updates = static_cast<double>(step.update);
-  const auto m_correction = static_cast<float>(1 / (1 - std::pow(optimizer.beta1, updates)));
-  const auto v_correction = static_cast<float>(1 / (1 - std::pow(optimizer.beta2, updates)));
+  kernels::AdamwConstants constants{
+      static_cast<float>(optimizer.beta1),
+      static_cast<float>(optimizer.beta2),
+      static_cast<float>(optimizer.epsilon),
+      static_cast<float>(step.learning_rate),
+      0,
+      static_cast<float>(step.gradient_scale),
+      static_cast<float>(1 / (1 - std::pow(optimizer.beta1, updates))),
+      static_cast<float>(1 / (1 - std::pow(optimizer.beta2, updates)))};
   for (const TensorSpec& tensor : group.tensors) {
     const size_t begin = std::max(range.begin, tensor.offset);
     const size_t end = std::min(range.end, tensor.offset + tensor.elements());
-    const float decay = tensor.decays ? static_cast<float>(optimizer.weight_decay) : 0.0F;
-    for (size_t at = begin; at < end; ++at) {
-      const size_t i = at - range.begin;
-      const float g = gradient[i] * scale;
-      const float m = beta1 * now.m[i] + (1 - beta1) * g;
-      const float v = beta2 * now.v[i] + (1 - beta2) * g * g;
-      const float direction = m * m_correction / (std::sqrt(v * v_correction) + epsilon);
-      next.master[i] = now.master[i] - rate * (direction + decay * now.master[i]);
-      next.m[i] = m;
-      next.v[i] = v;
-    }
+    if (begin >= end) continue;
+    const size_t at = begin - range.begin;
+    constants.decay = tensor.decays ? static_cast<float>(optimizer.weight_decay) : 0.0F;
+    kernels::adamw(device, end - begin, constants,
+                   kernels::AdamwTensors<typename B::Value>{
+                       now.master.data() + at, now.m.data() + at, now.v.data() + at, gradient + at,
+                       next.master.data() + at, next.m.data() + at, next.v.data() + at});
   }
 }
+
+#define INSTANTIATE(B)                                                                             \
+  template void adamw<B>(B::Device&, const conf::OptimizerConfig&, const AdamwStep&,               \
+                         const GroupSpec&, ElementRange, const ShardView&, const float*,           \
+                         const ShardView&);
+INSTANTIATE(CpuBackend<float>)
+HOLDFAST_FOR_EACH_ACCELERATOR(INSTANTIATE)
+#undef INSTANTIATE
 
 }  // namespace holdfast::train

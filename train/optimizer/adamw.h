@@ -20,10 +20,11 @@ struct AdamwStep {
   uint64_t update = 1;        // counted from 1, for bias correction
 };
 
-// next = update(now, gradient). All of range.size() elements of `group` from range.begin on; weight
-// decay where TensorSpec::decays says so.
-void adamw(const conf::OptimizerConfig& optimizer, const AdamwStep& step, const GroupSpec& group,
-           ElementRange range, const ShardView& now, std::span<const float> gradient,
-           const ShardView& next);
+// next = update(now, gradient), which has range.size() elements: all of `group` from range.begin on;
+// weight decay where TensorSpec::decays says so. Nothing is changed once the device's abort word is set.
+template <class B>
+void adamw(typename B::Device& device, const conf::OptimizerConfig& optimizer,
+           const AdamwStep& step, const GroupSpec& group, ElementRange range, const ShardView& now,
+           const float* gradient, const ShardView& next);
 
 }  // namespace holdfast::train

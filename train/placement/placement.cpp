@@ -66,14 +66,6 @@ Placement place_static(uint32_t layers, uint32_t experts, uint32_t lanes,
   return {std::vector<LayerPlacement>(layers, place_by_popularity(equal, lanes, slots_per_lane))};
 }
 
-std::vector<uint32_t> replica_lanes(const LayerPlacement& layer, ExpertIndex expert) {
-  std::vector<uint32_t> lanes;
-  for (uint32_t lane = 0; lane < layer.lanes(); ++lane)
-    for (const ExpertIndex e : layer.slots[lane])
-      if (e == expert) lanes.push_back(lane);
-  return lanes;
-}
-
 std::vector<ExpertIndex> hosted_experts(const LayerPlacement& layer, uint32_t lane) {
   std::vector<ExpertIndex> hosted = layer.slots[lane];
   std::sort(hosted.begin(), hosted.end());

@@ -36,7 +36,13 @@ LayerPlacement place_by_popularity(std::span<const uint64_t> popularity, uint32_
 Placement place_static(uint32_t layers, uint32_t experts, uint32_t lanes, uint32_t slots_per_lane);
 
 // The lanes that hold a replica of `expert`, one entry per slot, ascending: [lane, lane, ...].
-std::vector<uint32_t> replica_lanes(const LayerPlacement& layer, ExpertIndex expert);
+inline std::vector<uint32_t> replica_lanes(const LayerPlacement& layer, ExpertIndex expert) {
+  std::vector<uint32_t> lanes;
+  for (uint32_t lane = 0; lane < layer.lanes(); ++lane)
+    for (const ExpertIndex e : layer.slots[lane])
+      if (e == expert) lanes.push_back(lane);
+  return lanes;
+}
 // Distinct experts that `lane` hosts, ascending.
 std::vector<ExpertIndex> hosted_experts(const LayerPlacement& layer, uint32_t lane);
 

@@ -2,13 +2,12 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 #include <utility>
 
 namespace holdfast::train {
 namespace {
-
-using Clock = std::chrono::steady_clock;
 
 FromWorker missed(const Capture& order, std::string why) {
   return CaptureMissed{order.epoch, order.version, std::move(why)};
@@ -40,7 +39,11 @@ void Capturer::order(const Capture& order) {
   {
     MutexLock lock(mutex_);
     if (orders_.size() < limits_.queue) {
-      orders_.push_back(order);
+      const auto place = std::upper_bound(
+          orders_.begin(), orders_.end(), order.version,
+          [](Version version, const Order& other) { return version < other.capture.version; });
+      orders_.insert(place, {order, Clock::now() +
+                                        std::chrono::milliseconds(limits_.version_wait_ms)});
       changed_.notify_all();
       return;
     }
@@ -68,44 +71,64 @@ void Capturer::cancel_and_wait() {
   while (busy_) changed_.wait(mutex_);
 }
 
+bool Capturer::is_made(const Order& order) const {
+  return newest_ && order.capture.version <= *newest_;
+}
+
+std::optional<Capturer::Order> Capturer::next() {
+  while (!ending_) {
+    const auto due =
+        std::min_element(orders_.begin(), orders_.end(),
+                         [](const Order& a, const Order& b) { return a.deadline < b.deadline; });
+    auto taken = orders_.begin();
+    if (due == orders_.end()) {
+      changed_.wait(mutex_);
+      continue;
+    }
+    if (!is_made(*taken)) {
+      const Clock::time_point deadline = due->deadline;  // the order may go while we wait
+      if (Clock::now() < deadline) {
+        changed_.wait_until(mutex_, deadline);
+        continue;
+      }
+      taken = due;
+    }
+    Order order = std::move(*taken);
+    orders_.erase(taken);
+    return order;
+  }
+  return std::nullopt;
+}
+
 void Capturer::work() {
   while (true) {
-    Capture order;
+    std::optional<Order> order;
+    bool made = false;
     {
       MutexLock lock(mutex_);
-      while (orders_.empty() && !ending_) changed_.wait(mutex_);
-      if (ending_) return;
-      order = std::move(orders_.front());
-      orders_.pop_front();
+      order = next();
+      if (!order) return;
+      made = is_made(*order);
       busy_ = true;
       cancelled_.store(false);
     }
-    report_(carry_out(order));
+    report_(made ? carry_out(order->capture)
+                 : missed(order->capture, fmt::format("version {} was not made within {} ms",
+                                                      order->capture.version.value,
+                                                      limits_.version_wait_ms)));
     MutexLock lock(mutex_);
     busy_ = false;
     changed_.notify_all();
   }
 }
 
-std::optional<std::string> Capturer::await_version(Version version) {
-  const auto deadline = Clock::now() + std::chrono::milliseconds(limits_.version_wait_ms);
-  MutexLock lock(mutex_);
-  while (!cancelled_.load() && (!newest_ || *newest_ < version))
-    if (changed_.wait_until(mutex_, deadline) == std::cv_status::timeout)
-      return fmt::format("version {} was not made within {} ms", version.value,
-                         limits_.version_wait_ms);
-  if (cancelled_.load()) return "the view ended";
-  if (!target_) return "no job is open";
-  return std::nullopt;
-}
-
 FromWorker Capturer::carry_out(const Capture& order) {
-  if (auto why = await_version(order.version)) return missed(order, std::move(*why));
   const auto begin = Clock::now();
   std::optional<CaptureTarget> target;
   ProtectFn protect;
   {
     MutexLock lock(mutex_);
+    if (!target_) return missed(order, "no job is open");
     target.emplace(*target_);
     protect = protect_;
   }

@@ -1,16 +1,18 @@
-// The capture thread: takes capture orders one after the other, waits until the version is made,
-// captures it, says Captured or CaptureMissed. Never holds up training for longer than the protection
+// The capture thread: takes capture orders one after the other, the lowest version first, once the
+// version is made; captures it, says Captured or CaptureMissed. An order for a version far ahead does
+// not keep others waiting. Never holds up training for longer than the protection
 // allows, never keeps half a version.
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
-#include <deque>
 #include <functional>
 #include <memory>
 #include <optional>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "base/mutex.h"
 #include "train/snapshot/capture.h"
@@ -18,7 +20,7 @@
 namespace holdfast::train {
 
 struct CaptureLimits {
-  int64_t version_wait_ms = 120'000;  // for the version to be made
+  int64_t version_wait_ms = 120'000;  // for the version to be made, from the order on
   int64_t hold_ms = 1'000;            // an update waits so long for the buffer, then takes it back
   size_t queue = 8;                   // orders
 };
@@ -40,18 +42,24 @@ class Capturer {
   void order(const Capture& order) EXCLUDES(mutex_);
   // The newest version that the buffers hold; may go back in a new view.
   void set_version(Version newest) EXCLUDES(mutex_);
-  // Ends the order under way, which is reported missed, and drops those that wait: the view they
-  // were given in is over. Does not wait.
+  // Ends the capture under way, which is reported missed, and drops the orders that wait: the view
+  // they were given in is over. Does not wait.
   void cancel() EXCLUDES(mutex_);
   // Returns when the thread touches neither arena nor buffers; nothing is reported afterwards until
   // the next order. The wait is bounded by the copy of one shard.
   void cancel_and_wait() EXCLUDES(mutex_);
 
  private:
+  using Clock = std::chrono::steady_clock;
+  struct Order {
+    Capture capture;
+    Clock::time_point deadline;  // for the version to be made
+  };
   void work() EXCLUDES(mutex_);
+  // Waits for the lowest version that is made, or for an order whose time is over; nothing: ends.
+  std::optional<Order> next() REQUIRES(mutex_);
+  bool is_made(const Order& order) const REQUIRES(mutex_);
   FromWorker carry_out(const Capture& order) EXCLUDES(mutex_);
-  // Why the version will not come, or nothing.
-  std::optional<std::string> await_version(Version version) EXCLUDES(mutex_);
 
   const CaptureLimits limits_;
   const ReportFn report_;
@@ -59,7 +67,7 @@ class Capturer {
   CondVar changed_;
   std::optional<CaptureTarget> target_ GUARDED_BY(mutex_);
   ProtectFn protect_ GUARDED_BY(mutex_);
-  std::deque<Capture> orders_ GUARDED_BY(mutex_);
+  std::vector<Order> orders_ GUARDED_BY(mutex_);  // by version; equal ones as they came
   std::optional<Version> newest_ GUARDED_BY(mutex_);
   bool busy_ GUARDED_BY(mutex_) = false;
   bool ending_ GUARDED_BY(mutex_) = false;

@@ -23,7 +23,6 @@ class CountingCommunicator final : public Communicator {
     sent_bytes_ += send.size() * (size() - 1);
     return comm_.all_gather(send, recv, recv_bytes);
   }
-  Status barrier() override { return comm_.barrier(); }
   void abort() override { comm_.abort(); }
 
  private:

@@ -2,12 +2,13 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <utility>
 
 #include "base/check.h"
 #include "base/fault_point.h"
+#include "train/kernels/backends.h"
 #include "train/optimizer/adamw.h"
 #include "train/optimizer/init.h"
 #include "train/step/counting_communicator.h"
@@ -19,31 +20,38 @@ Result<std::unique_ptr<Trainer>> Trainer::create(const conf::JobConfig& job, Abo
   RETURN_IF_ERROR(conf::validate(job));
   ASSIGN_OR_RETURN(Batches opened, Batches::open(job));
   const auto batches = std::make_shared<Batches>(std::move(opened));
-  return std::make_unique<LaneTrainer>(
-      job,
+  return std::make_unique<LaneTrainer<CpuBackend<float>>>(
+      std::make_unique<kernels::Cpu>(), job,
       BatchSource{[batches](Step step, MicroBatchIndex j) { return batches->training(step, j); },
-                  [batches](uint32_t index) { return batches->held_out(index); }},
+                  [batches](uint32_t index) { return batches->held_out(index); },
+                  batches->fingerprint()},
       abort, std::move(progress));
 }
 
-LaneTrainer::LaneTrainer(const conf::JobConfig& job, BatchSource batches, AbortWord& abort,
-                         ProgressFn progress)
+template <class B>
+LaneTrainer<B>::LaneTrainer(std::unique_ptr<typename B::Device> device, const conf::JobConfig& job,
+                            BatchSource batches, AbortWord& abort, ProgressFn progress)
     : job_(job),
       layout_(job.model, job.slices()),
       batches_(std::move(batches)),
       abort_(abort),
       progress_(std::move(progress)),
-      model_(job.model),
-      store_(layout_),
-      gradients_(job.reproducible) {}
+      device_(std::move(device)),
+      payload_(*device_),
+      model_(*device_, job.model),
+      store_(*device_, layout_),
+      gradients_(*device_, job.reproducible),
+      reducer_(*device_) {}
 
-size_t LaneTrainer::shard_bytes(uint32_t shard) const {
+template <class B>
+size_t LaneTrainer<B>::shard_bytes(uint32_t shard) const {
   return layout_.shard_bytes(ShardId::unflat(shard, layout_.slices()));
 }
 
 // ---- a view ---------------------------------------------------------------------------------------
 
-Status LaneTrainer::open_view(const TrainerView& view) {
+template <class B>
+Status LaneTrainer<B>::open_view(const TrainerView& view) {
   CHECK(view.owner_lane.size() == layout_.shard_count() && view.lane < view.coordinates.size());
   const auto lanes = static_cast<uint32_t>(view.coordinates.size());
   epoch_ = view.epoch;
@@ -56,117 +64,165 @@ Status LaneTrainer::open_view(const TrainerView& view) {
   for (uint32_t shard = 0; shard < view.owner_lane.size(); ++shard)
     if (view.owner_lane[shard] == view.lane) owned.push_back(shard);
   store_.open(owned, view.base);
+  weights_.open(map_);
   materialized_ = false;
   losses_.clear();
   finished_.reset();
   return {};
 }
 
-Status LaneTrainer::load_shard(uint32_t shard, std::span<const std::byte> payload) {
+template <class B>
+Status LaneTrainer<B>::load_shard(uint32_t shard, std::span<const std::byte> payload) {
   if (payload.size() != shard_bytes(shard))
     return fail(ErrorCode::kRestoreImpossible,
                 fmt::format("shard {} has {} bytes, {} were given", shard, shard_bytes(shard),
                             payload.size()));
-  const ShardView view = store_.load(shard);
-  const size_t bytes = view.master.size_bytes();
-  if (bytes > 0) {
-    std::memcpy(view.master.data(), payload.data(), bytes);
-    std::memcpy(view.m.data(), payload.data() + bytes, bytes);
-    std::memcpy(view.v.data(), payload.data() + 2 * bytes, bytes);
-  }
-  store_.set_loaded(shard);
+  store_.load(shard, payload);
   return {};
 }
 
-Status LaneTrainer::init_shard(uint32_t shard) {
+template <class B>
+Status LaneTrainer<B>::init_shard(uint32_t shard) {
   const ShardId id = map_.shard(shard);
-  const ShardView view = store_.load(shard);
-  initial_values(job_.seed, layout_.group(id.group), layout_.range(id), view.master);
-  std::fill(view.m.begin(), view.m.end(), 0.0F);
-  std::fill(view.v.begin(), view.v.end(), 0.0F);
-  store_.set_loaded(shard);
+  const ElementRange range = layout_.range(id);
+  std::vector<float> state(3 * range.size());  // m and v are zero
+  initial_values(job_.seed, layout_.group(id.group), range, std::span(state).first(range.size()));
+  store_.load(shard, std::as_bytes(std::span(state)));
   return {};
 }
 
-Status LaneTrainer::materialize(Communicator& comm) {
+// Another text on one node would train on silently, and no step could be repeated elsewhere.
+template <class B>
+Status LaneTrainer<B>::compare_data(Communicator& comm) const {
+  std::vector<DataFingerprint> all(map_.lanes);
+  const std::vector<size_t> sizes(map_.lanes, sizeof(DataFingerprint));
+  RETURN_IF_ERROR(comm.all_gather(std::as_bytes(std::span(&batches_.data, 1)),
+                                  std::as_writable_bytes(std::span(all)), sizes));
+  const auto as_many = [&](const DataFingerprint& data) {
+    return std::count(all.begin(), all.end(), data);
+  };
+  const auto usual = std::max_element(
+      all.begin(), all.end(), [&](const auto& a, const auto& b) { return as_many(a) < as_many(b); });
+  if (*usual == batches_.data) return {};
+  return fail(ErrorCode::kDataDiffers,
+              fmt::format("{} has {} tokens with checksum {:016x} on lane {}, but {} with checksum "
+                          "{:016x} on lane {}",
+                          job_.data.path, batches_.data.tokens, batches_.data.checksum, map_.lane,
+                          usual->tokens, usual->checksum, usual - all.begin()));
+}
+
+template <class B>
+Status LaneTrainer<B>::materialize(Communicator& comm) {
   CHECK(comm.size() == map_.lanes && comm.rank() == map_.lane);
   if (!store_.complete())
     return fail(ErrorCode::kRestoreImpossible,
                 fmt::format("not every owned shard is at {}", to_string(store_.current())));
+  RETURN_IF_ERROR(compare_data(comm));
+  return make_weights(payload_.over(comm));
+}
+
+template <class B>
+Status LaneTrainer<B>::make_weights(PayloadExchange& payload) {
   fault_point("train.materialize");
-  RETURN_IF_ERROR(train::materialize(comm, map_, store_, weights_));
+  RETURN_IF_ERROR(train::materialize(*device_, payload, map_, store_, scratch_, weights_));
+  RETURN_IF_ERROR(device_->finish());
   materialized_ = true;
   return {};
 }
 
+// ---- progress -------------------------------------------------------------------------------------
+
+template <class B>
+void LaneTrainer<B>::at(Step step, uint32_t round, bool waiting) {
+  at_step_ = step;
+  at_round_ = round;
+  progress_(step, round, waiting);
+}
+
+template <class B>
+MarkFn LaneTrainer<B>::marker() const {
+  return [this] { progress_(at_step_, at_round_, false); };
+}
+
 // ---- a step ---------------------------------------------------------------------------------------
 
-ModelContext LaneTrainer::context(Communicator& comm) const {
-  return {comm, map_.placement, job_.reproducible,
+template <class B>
+ModelContext LaneTrainer<B>::context(const Wires& wires) const {
+  return {wires.comm, wires.payload, map_.placement, job_.reproducible,
           1.0 / (static_cast<double>(job_.pipelines) * job_.micro_batches)};
 }
 
-Result<StepDone> LaneTrainer::run_step(Communicator& lane_comm, Step step) {
+template <class B>
+Result<StepDone> LaneTrainer<B>::run_step(Communicator& lane_comm, Step step) {
   CHECK(materialized_ && store_.current().version == Version(step.value));
   const auto begun = std::chrono::steady_clock::now();
   CountingCommunicator comm(lane_comm);
+  PayloadExchange& payload = payload_.over(comm);
+  const Wires wires{comm, payload};
   StepDone done;
   done.epoch = epoch_;
   done.step = step;
   done.lane = map_.lane;
 
-  RETURN_IF_ERROR(run_rounds(comm, step));
+  RETURN_IF_ERROR(run_rounds(wires, step));
   fault_point("train.reduce");
-  ASSIGN_OR_RETURN(const ReducedGradients reduced, reduce(comm, map_, gradients_));
+  RETURN_IF_ERROR(reducer_.reduce(payload, map_, gradients_));
   RETURN_IF_ERROR(gather_losses(comm, done));
   // Every lane has sent its part of the norm only after its own reduce: all sums are whole.
-  ASSIGN_OR_RETURN(done.gradient_norm, global_norm(comm, map_, reduced));
-  RETURN_IF_ERROR(update(reduced, done));
+  ASSIGN_OR_RETURN(done.gradient_norm, reducer_.global_norm(comm, map_));
+  RETURN_IF_ERROR(update(done));
 
   // The version exists now; what fails below does not take it back.
   done.bytes_exchanged = comm.sent_bytes();
   done.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count();
   finished_ = done;
   materialized_ = false;
-  RETURN_IF_ERROR(materialize(comm));
+  RETURN_IF_ERROR(make_weights(payload));
   done.bytes_exchanged = comm.sent_bytes();
   done.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count();
   if (evaluation_is_due(Version(step.value + 1))) {
-    ASSIGN_OR_RETURN(done.held_out_loss, evaluate(comm));
+    ASSIGN_OR_RETURN(done.held_out_loss, evaluate(wires));
   }
   finished_.reset();
   return done;
 }
 
-Status LaneTrainer::run_rounds(Communicator& comm, Step step) {
+template <class B>
+Status LaneTrainer<B>::run_rounds(const Wires& wires, Step step) {
   gradients_.reset(map_);
   losses_.clear();
   uint32_t number = 0;
   for (const Round& round : rounds_) {
-    progress_(step, number++, false);
+    at(step, number++);
     fault_point("train.forward");
-    RETURN_IF_ERROR(run_round(comm, step, round.lanes[map_.lane]));
+    RETURN_IF_ERROR(run_round(wires, step, round.lanes[map_.lane]));
   }
+  gradients_.close();
   return {};
 }
 
-Status LaneTrainer::run_round(Communicator& comm, Step step,
-                              std::optional<MicroBatchIndex> micro_batch) {
+template <class B>
+Status LaneTrainer<B>::run_round(const Wires& wires, Step step,
+                                 std::optional<MicroBatchIndex> micro_batch) {
   std::optional<MicroBatch> batch;
   if (micro_batch) {
     ASSIGN_OR_RETURN(batch, batches_.training(step, *micro_batch));
   }
-  const ModelContext context = this->context(comm);
-  ASSIGN_OR_RETURN(const auto stash,
-                   model_.forward(batch ? &*batch : nullptr, weights_, context));
+  const ModelContext context = this->context(wires);
+  const MarkedWeights<B> weights(weights_, marker());
+  MarkedGradients<B> gradients(gradients_, marker());
+  ASSIGN_OR_RETURN(const auto stash, model_.forward(batch ? &*batch : nullptr, weights, context));
+  RETURN_IF_ERROR(model_.input_gradient(*stash, weights, context));
+  RETURN_IF_ERROR(model_.weight_gradient(*stash, gradients));
+  RETURN_IF_ERROR(model_.expert_weight_gradient(*stash, gradients));
+  RETURN_IF_ERROR(device_->finish());
   if (batch) losses_.push_back(stash->loss());
-  RETURN_IF_ERROR(model_.input_gradient(*stash, weights_, context));
-  RETURN_IF_ERROR(model_.weight_gradient(*stash, gradients_));
-  return model_.expert_weight_gradient(*stash, gradients_);
+  return {};
 }
 
 // Losses are summed in the order of micro-batches, whoever ran them.
-Status LaneTrainer::gather_losses(Communicator& comm, StepDone& done) {
+template <class B>
+Status LaneTrainer<B>::gather_losses(Communicator& comm, StepDone& done) {
   const size_t cells = size_t{job_.model.layers} * job_.model.experts;
   const size_t row_bytes = sizeof(LossRow) + cells * sizeof(uint64_t);
   std::vector<std::byte> mine;
@@ -218,7 +274,8 @@ Status LaneTrainer::gather_losses(Communicator& comm, StepDone& done) {
   return {};
 }
 
-Status LaneTrainer::update(const ReducedGradients& reduced, StepDone& done) {
+template <class B>
+Status LaneTrainer<B>::update(StepDone& done) {
   if (!std::isfinite(done.gradient_norm))
     return fail(ErrorCode::kLossNotFinite,
                 fmt::format("step {}: the gradient norm is {}", done.step.value,
@@ -229,14 +286,18 @@ Status LaneTrainer::update(const ReducedGradients& reduced, StepDone& done) {
                              clip > 0 && done.gradient_norm > clip ? clip / done.gradient_norm : 1,
                              done.step.value + 1};
   fault_point("train.update");
+  at(done.step, at_round_, true);  // a capture may hold the buffer for a while
   store_.begin_update();
+  at(done.step, at_round_);
   for (const uint32_t shard : store_.owned()) {
     // An aborted reduction never becomes a version: nothing is committed once the word is set.
     if (abort_.is_set()) return fail(ErrorCode::kCommAborted, "the view ended before the update");
+    at(done.step, at_round_);
     const ShardId id = map_.shard(shard);
-    adamw(job_.optimizer, adamw_step, layout_.group(id.group), layout_.range(id),
-          store_.now(shard), reduced.values(shard), store_.next(shard));
+    adamw<B>(*device_, job_.optimizer, adamw_step, layout_.group(id.group), layout_.range(id),
+             store_.now(shard), reducer_.values(shard), store_.next(shard));
   }
+  RETURN_IF_ERROR(device_->finish());
   if (abort_.is_set()) return fail(ErrorCode::kCommAborted, "the view ended before the update");
   store_.commit_update({Version(done.step.value + 1), epoch_});
   fault_point("train.updated");
@@ -245,33 +306,36 @@ Status LaneTrainer::update(const ReducedGradients& reduced, StepDone& done) {
 
 // ---- evaluation -----------------------------------------------------------------------------------
 
-bool LaneTrainer::evaluation_is_due(Version version) const {
+template <class B>
+bool LaneTrainer<B>::evaluation_is_due(Version version) const {
   if (job_.evaluate_micro_batches == 0) return false;
   return version.value == job_.steps ||
          (job_.evaluate_every > 0 && version.value % job_.evaluate_every == 0);
 }
 
 // Mean cross entropy over the held-out micro-batches, summed in their order on every lane.
-Result<double> LaneTrainer::evaluate(Communicator& comm) {
+template <class B>
+Result<double> LaneTrainer<B>::evaluate(const Wires& wires) {
   const uint32_t count = job_.evaluate_micro_batches;
-  const ModelContext context = this->context(comm);
+  const ModelContext context = this->context(wires);
+  const MarkedWeights<B> weights(weights_, marker());
   std::vector<double> mine;
   std::vector<size_t> sizes(map_.lanes);
   for (uint32_t first = 0; first < count; first += map_.lanes) {
-    progress_(Step(store_.current().version.value), first, false);
+    at(Step(store_.current().version.value), first);
     std::optional<MicroBatch> batch;
     if (first + map_.lane < count) {
       ASSIGN_OR_RETURN(batch, batches_.held_out(first + map_.lane));
     }
     ASSIGN_OR_RETURN(const MicroBatchLoss loss,
-                     model_.evaluate(batch ? &*batch : nullptr, weights_, context));
+                     model_.evaluate(batch ? &*batch : nullptr, weights, context));
     if (batch) mine.push_back(loss.cross_entropy);
     for (uint32_t lane = 0; lane < map_.lanes; ++lane)
       if (first + lane < count) sizes[lane] += sizeof(double);
   }
   std::vector<double> all(count);
-  RETURN_IF_ERROR(comm.all_gather(std::as_bytes(std::span(mine)),
-                                  std::as_writable_bytes(std::span(all)), sizes));
+  RETURN_IF_ERROR(wires.comm.all_gather(std::as_bytes(std::span(mine)),
+                                        std::as_writable_bytes(std::span(all)), sizes));
   std::vector<size_t> next(map_.lanes);
   for (uint32_t lane = 1; lane < map_.lanes; ++lane)
     next[lane] = next[lane - 1] + sizes[lane - 1] / sizeof(double);
@@ -279,5 +343,10 @@ Result<double> LaneTrainer::evaluate(Communicator& comm) {
   for (uint32_t index = 0; index < count; ++index) sum += all[next[index % map_.lanes]++];
   return sum / count;
 }
+
+template class LaneTrainer<CpuBackend<float>>;
+#define INSTANTIATE(B) template class LaneTrainer<B>;
+HOLDFAST_FOR_EACH_ACCELERATOR(INSTANTIATE)
+#undef INSTANTIATE
 
 }  // namespace holdfast::train

@@ -7,12 +7,14 @@
 #include <optional>
 #include <vector>
 
+#include "train/comm/payloads.h"
 #include "train/model/moe_model.h"
 #include "train/optimizer/gradients.h"
 #include "train/optimizer/materialize.h"
 #include "train/optimizer/reduce.h"
 #include "train/optimizer/shard_store.h"
 #include "train/schedule/rounds.h"
+#include "train/step/marks.h"
 #include "train/step/trainer.h"
 
 namespace holdfast::train {
@@ -21,12 +23,15 @@ namespace holdfast::train {
 struct BatchSource {
   std::function<Result<MicroBatch>(Step, MicroBatchIndex)> training;
   std::function<Result<MicroBatch>(uint32_t)> held_out;
+  DataFingerprint data = {};  // all lanes must have the same
 };
 
+// B is a backend (train/kernels/backend.h).
+template <class B>
 class LaneTrainer final : public Trainer {
  public:
-  LaneTrainer(const conf::JobConfig& job, BatchSource batches, AbortWord& abort,
-              ProgressFn progress);
+  LaneTrainer(std::unique_ptr<typename B::Device> device, const conf::JobConfig& job,
+              BatchSource batches, AbortWord& abort, ProgressFn progress);
 
   std::vector<HeldShards> held() const override { return store_.held(); }
   Status open_view(const TrainerView& view) override;
@@ -47,23 +52,38 @@ class LaneTrainer final : public Trainer {
   struct LossRow {
     double cross_entropy = 0, load_balance = 0, z_loss = 0;
   };
-  Status run_rounds(Communicator& comm, Step step);
-  Status run_round(Communicator& comm, Step step, std::optional<MicroBatchIndex> micro_batch);
+  // What one call of run_step or materialize talks through.
+  struct Wires {
+    Communicator& comm;
+    PayloadExchange& payload;
+  };
+  Status compare_data(Communicator& comm) const;
+  Status make_weights(PayloadExchange& payload);
+  Status run_rounds(const Wires& wires, Step step);
+  Status run_round(const Wires& wires, Step step, std::optional<MicroBatchIndex> micro_batch);
   Status gather_losses(Communicator& comm, StepDone& done);
-  Status update(const ReducedGradients& reduced, StepDone& done);
-  Result<double> evaluate(Communicator& comm);
+  Status update(StepDone& done);
+  Result<double> evaluate(const Wires& wires);
   bool evaluation_is_due(Version version) const;
-  ModelContext context(Communicator& comm) const;
+  ModelContext context(const Wires& wires) const;
+  void at(Step step, uint32_t round, bool waiting = false);
+  MarkFn marker() const;
 
   const conf::JobConfig job_;
   const ParameterLayout layout_;
   const BatchSource batches_;
   AbortWord& abort_;
   const ProgressFn progress_;
-  MoeModel<float> model_;
-  ShardStore store_;
-  Gradients gradients_;
-  ComputeWeights weights_;
+  const std::unique_ptr<typename B::Device> device_;
+  LanePayload<typename B::Device> payload_;
+  MoeModel<B> model_;
+  ShardStore<B> store_;
+  Gradients<B> gradients_;
+  Reducer<B> reducer_;
+  ComputeWeights<B> weights_;
+  MaterializeScratch<B> scratch_;
+  Step at_step_;  // as progress was told last
+  uint32_t at_round_ = 0;
 
   Epoch epoch_;
   StageMap map_;

@@ -42,7 +42,8 @@ struct TrainerView {
   std::vector<uint32_t> owner_lane;   // by flat shard
 };
 
-// Moves the worker's progress counter; called often, from the thread that works.
+// Moves the worker's progress counter; called before every group of operations, from the thread that
+// works. waiting: it waits for another thread from now on, until the next call.
 using ProgressFn = std::function<void(Step step, uint32_t round, bool waiting)>;
 
 class Trainer {
@@ -61,10 +62,12 @@ class Trainer {
   // Fills an owned shard at the base: from a verified payload (master, m, v), or initial (version 0).
   virtual Status load_shard(uint32_t shard, std::span<const std::byte> payload) = 0;
   virtual Status init_shard(uint32_t shard) = 0;
-  // Produces compute weights from shards; kRestoreImpossible when an owned shard is not at the base.
+  // Once in a view, before its first step: compares the data with the other lanes', then produces
+  // compute weights from shards. kRestoreImpossible when an owned shard is not at the base,
+  // kDataDiffers on a lane whose data is not that of most lanes (of lane 0, where as many have either).
   virtual Status materialize(Communicator& comm) = 0;
 
-  // One whole step: rounds, reduce, update, place, materialize, evaluation when due. On any error
+  // One whole step: rounds, reduce, update, compute weights, evaluation when due. On any error
   // (kCommAborted, kCommPeerLost, kCommTimeout, kGradientOverflow, kLossNotFinite, kData...) no new
   // version exists unless held() lists it. Step must equal the version held.
   virtual Result<StepDone> run_step(Communicator& comm, Step step) = 0;

@@ -10,6 +10,8 @@
 #include <boost/asio/signal_set.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <chrono>
+#include <future>
+#include <optional>
 #include <thread>
 #include <utility>
 
@@ -54,6 +56,17 @@ class DaemonLink::Impl {
       io_.stop();
     });
     thread_.join();
+  }
+
+  void flush() {
+    if (!thread_.joinable()) return;
+    std::promise<void> promise;
+    const std::future<void> done = promise.get_future();
+    asio::post(io_, [this, promise = std::move(promise)]() mutable {
+      flushed_ = std::move(promise);
+      tell_flushed();
+    });
+    done.wait_for(milliseconds(options_.flush_ms));
   }
 
   void send(FromWorker message) {
@@ -108,6 +121,7 @@ class DaemonLink::Impl {
     if (stream_) stream_->close();
     stream_.reset();
     sending_ = sending_hello_ = false;
+    tell_flushed();
     retry();
   }
 
@@ -115,7 +129,7 @@ class DaemonLink::Impl {
   void pump() {
     if (!stream_ || sending_ || sending_hello_) return;
     const FromWorker* next = outbox_.front();
-    if (next == nullptr) return;
+    if (next == nullptr) return tell_flushed();
     std::string text = encode(*next);
     if (text.size() > kMaxFrameBytes) {
       handlers_.on_note(fmt::format("a message of {} bytes is too long to be sent", text.size()));
@@ -131,6 +145,12 @@ class DaemonLink::Impl {
     sending_ = false;
     outbox_.sent();
     pump();
+  }
+
+  void tell_flushed() {
+    if (!flushed_ || (stream_ && (sending_ || sending_hello_ || outbox_.front() != nullptr))) return;
+    flushed_->set_value();
+    flushed_.reset();
   }
 
   // Leaves when neither a daemon nor training gives this process a purpose.
@@ -158,6 +178,7 @@ class DaemonLink::Impl {
   Outbox outbox_;
   bool sending_ = false;        // the outbox's front is with the stream
   bool sending_hello_ = false;  // before it
+  std::optional<std::promise<void>> flushed_;  // somebody waits for it
   Clock::time_point purpose_at_ = Clock::now();
   std::thread thread_;
 };
@@ -167,6 +188,7 @@ DaemonLink::DaemonLink(DaemonLinkOptions options, DaemonLinkHandlers handlers)
 DaemonLink::~DaemonLink() { stop(); }
 void DaemonLink::start() { impl_->start(); }
 void DaemonLink::stop() { impl_->stop(); }
+void DaemonLink::flush() { impl_->flush(); }
 void DaemonLink::send(FromWorker message) { impl_->send(std::move(message)); }
 
 }  // namespace holdfast::train

@@ -18,6 +18,7 @@ struct DaemonLinkOptions {
   int64_t first_backoff_ms = 50;  // doubles up to max_backoff_ms, starts anew with every Hello read
   int64_t max_backoff_ms = 1'000;
   int64_t daemon_gone_ms = 60'000;  // so long without connection, and not running: on_leave
+  int64_t flush_ms = 1'000;
   bool leave_on_sigterm = false;
 };
 
@@ -41,6 +42,9 @@ class DaemonLink {
   void stop();
   // Any thread; messages leave in the order of the calls. Never waits.
   void send(FromWorker message);
+  // Returns when all that was said has left for the kernel, or after flush_ms; at once where there is
+  // no connection. Once, not from a handler.
+  void flush();
 
  private:
   class Impl;

@@ -97,8 +97,11 @@ Lane::Restoration Lane::restore(const Restore& restore) {
 Status Lane::restore_shards(const Restore& restore, std::vector<ShardBlock>& bad) {
   if (fault_point_fails("worker.restore"))
     return fail(ErrorCode::kInternal, "fault point worker.restore");
-  RETURN_IF_ERROR(trainer_->open_view({restore.epoch, restore.base, restore.lane,
-                                       restore.coordinates, restore.owner_lane}));
+  {
+    const Pulse::Waiting waiting(pulse_);  // for memory, and for a capture's copy of one shard
+    RETURN_IF_ERROR(trainer_->open_view({restore.epoch, restore.base, restore.lane,
+                                         restore.coordinates, restore.owner_lane}));
+  }
   auto bytes = std::make_shared<std::vector<size_t>>();
   for (uint32_t shard = 0; shard < restore.owner_lane.size(); ++shard)
     bytes->push_back(trainer_->shard_bytes(shard));

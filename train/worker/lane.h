@@ -55,6 +55,8 @@ class Lane {
   // Connects and materializes.
   Status start(const Go& go) EXCLUDES(mutex_);
   Result<StepDone> run_step(Step step);
+  // After run_step failed: see Trainer::take_finished.
+  std::optional<StepDone> take_finished() { return trainer_->take_finished(); }
   Version version() const { return trainer_->current().version; }
 
   // Where captures of the open view go, and what protects a version from being overwritten.

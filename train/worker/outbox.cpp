@@ -23,6 +23,8 @@ bool still_true(const FromWorker& message, const Hello& hello) {
           return here && hello.phase == WorkerPhase::kBroken;
         else if constexpr (std::is_same_v<Message, StepDone>)
           return true;  // a row of the ledger, whatever came after
+        else if constexpr (std::is_same_v<Message, Fatal>)
+          return here || m.epoch == Epoch{};  // of no view: of this worker
         else
           return here;
       },

@@ -1,5 +1,8 @@
 // 64 bytes shared by a worker and its daemon: <state_dir>/worker-<slot>.progress. The worker keeps
 // the counter moving even while it waits for others, so the one whose counter froze is the culprit.
+// While it computes, the counter moves before each parameter group that a micro-batch passes through,
+// each shard and each collective: never later than the work for one of them takes, of which the head's
+// product (tokens of a micro-batch x width x vocabulary) is the longest in most models.
 #pragma once
 
 #include <atomic>
@@ -15,10 +18,10 @@ namespace holdfast::train {
 
 struct ProgressRecord {
   std::atomic<uint64_t> magic;    // kProgressMagic
-  std::atomic<uint64_t> counter;  // moves at least every 50 ms while the worker is healthy
+  std::atomic<uint64_t> counter;  // moves as said above; every kPulseMs in waits
   std::atomic<uint64_t> step;
   std::atomic<uint64_t> round;
-  std::atomic<uint64_t> waiting;  // 1 while inside a collective
+  std::atomic<uint64_t> waiting;  // 1 while it waits for others
   std::atomic<int64_t> pid;
   uint64_t reserved[2];
 };

@@ -1,5 +1,5 @@
 // The progress page's heartbeat. The counter moves when the main thread marks progress, and by itself
-// only while the main thread waits for others (a collective, a connect, the next message). A main
+// only while it waits for others (a collective, a connect, a capture, the next message). A main
 // thread that computes without progress freezes the counter; so does SIGSTOP, since both threads stop.
 #pragma once
 
@@ -24,7 +24,7 @@ class Pulse {
   Pulse(const Pulse&) = delete;
   Pulse& operator=(const Pulse&) = delete;
 
-  // Main thread only.
+  // Of the thread that computes. waiting: it waits for others from now on, until the next mark.
   void mark(Step step, uint32_t round, bool waiting);
   void mark();
   // Lasts while the main thread waits for others. Main thread only; may be nested.

@@ -27,10 +27,6 @@ class WatchedCommunicator final : public Communicator {
     const Pulse::Waiting waiting(pulse_);
     return comm_->all_gather(send, recv, recv_bytes);
   }
-  Status barrier() override {
-    const Pulse::Waiting waiting(pulse_);
-    return comm_->barrier();
-  }
   void abort() override { comm_->abort(); }
 
  private:

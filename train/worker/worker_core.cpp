@@ -50,7 +50,11 @@ std::string WorkerCore::run() {
   link_.start();
   while (true) {
     const WorkerTask task = next_task();
-    if (const auto* leave = std::get_if<Leave>(&task)) return leave->why;
+    if (const auto* leave = std::get_if<Leave>(&task)) {
+      const Pulse::Waiting waiting(lane_.pulse());
+      link_.flush();  // a Fatal, or rows of the ledger
+      return leave->why;
+    }
     std::visit([this](const auto& t) { carry_out(t); }, task);
   }
 }
@@ -112,11 +116,13 @@ void WorkerCore::carry_out(const StartRunning& task) {
 
 void WorkerCore::carry_out(const RunStep& task) {
   auto done = lane_.run_step(task.step);
-  if (done) capturer_.set_version(lane_.version());
+  // The version may exist although what came after it failed: its row is said, then the failure.
+  auto finished = done ? std::optional(std::move(*done)) : lane_.take_finished();
+  if (finished) capturer_.set_version(lane_.version());
   auto held = lane_.held();
   MutexLock lock(mutex_);
-  apply(done ? state_.step_done(std::move(*done), std::move(held))
-             : state_.failed(std::move(done).error(), std::move(held)));
+  if (finished) apply(state_.step_done(std::move(*finished), held));
+  if (!done) apply(state_.failed(std::move(done).error(), std::move(held)));
 }
 
 }  // namespace holdfast::train

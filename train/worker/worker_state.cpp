@@ -42,6 +42,9 @@ WorkerActions WorkerState::on(const Welcome& message) {
 }
 
 WorkerActions WorkerState::on(const Quiesce& message) {
+  if (leave_)  // an answer would offer a worker that is gone in a moment
+    return ignored(fmt::format("Quiesce of epoch {} ignored, this worker leaves",
+                               to_string(message.epoch)));
   const Epoch newest = quiesce_.value_or(epoch_);
   if (message.epoch < newest)
     return ignored(fmt::format("Quiesce of old epoch {} ignored, mine is {}",
@@ -109,7 +112,7 @@ WorkerActions WorkerState::on(const StopAt& message) {
 WorkerActions WorkerState::on(const Exit& message) { return leave(message.why); }
 
 WorkerActions WorkerState::leave(std::string why) {
-  leave_ = std::move(why);
+  if (!leave_) leave_ = std::move(why);
   WorkerActions actions;
   actions.abort = actions.cancel_captures = true;
   return actions;
@@ -149,7 +152,16 @@ WorkerActions WorkerState::job_opened(uint64_t steps) {
   return {};
 }
 
-WorkerActions WorkerState::job_failed(Error error) { return say(Fatal{epoch_, std::move(error)}); }
+WorkerActions WorkerState::job_failed(Error error) {
+  if (leave_) return {};
+  return give_up(std::move(error));
+}
+
+WorkerActions WorkerState::give_up(Error error) {
+  WorkerActions actions = leave(error.to_string());
+  actions.send.push_back(Fatal{Epoch{}, std::move(error)});
+  return actions;
+}
 
 WorkerActions WorkerState::idle(Epoch epoch, std::vector<HeldShards> held) {
   held_ = std::move(held);
@@ -195,6 +207,7 @@ WorkerActions WorkerState::failed(Error error, std::vector<HeldShards> held) {
   held_ = std::move(held);
   begun_ = false;
   if (quiesce_ || leave_) return {};  // aborted on purpose
+  if (error.code == ErrorCode::kDataDiffers) return give_up(std::move(error));
   WorkerActions actions;
   actions.abort = true;  // peers notice at once instead of waiting for their deadlines
   if (phase_ != WorkerPhase::kIdle) phase_ = WorkerPhase::kBroken;

@@ -55,6 +55,8 @@ class WorkerState {
 
   // Outcomes, from the main thread. A failure of what a newer Quiesce aborted is not reported.
   WorkerActions job_opened(uint64_t steps);
+  // The worker is of no use on this node: Fatal of no epoch, then it leaves. No Quiesce is answered any
+  // more.
   WorkerActions job_failed(Error error);
   WorkerActions idle(Epoch epoch, std::vector<HeldShards> held);
   WorkerActions restored(const Restore& restore, std::string comm_address,
@@ -62,7 +64,8 @@ class WorkerState {
   WorkerActions restore_failed(RestoreFailed failure, std::vector<HeldShards> held);
   WorkerActions running();
   WorkerActions step_done(StepDone done, std::vector<HeldShards> held);
-  // Connecting, materializing or a step failed.
+  // Connecting, materializing or a step failed. With kDataDiffers as after job_failed: the others can
+  // do without it, and the worker that is started in its place reads the file anew.
   WorkerActions failed(Error error, std::vector<HeldShards> held);
 
   Hello hello() const;
@@ -79,6 +82,7 @@ class WorkerState {
   WorkerActions on(const Capture& message);
   WorkerActions on(const StopAt& message);
   WorkerActions on(const Exit& message);
+  WorkerActions give_up(Error error);
   bool current(Epoch epoch) const { return !quiesce_ && epoch == epoch_; }
   bool must_stop() const;
 
@@ -102,7 +106,7 @@ class WorkerState {
   std::optional<std::string> leave_;
 };
 
-// Errors that mean "the view is broken, a new one will mend it"; all others are fatal to the job.
+// Errors that mean "the view is broken, a new one will mend it"; all others are fatal.
 bool breaks_view(ErrorCode code);
 
 }  // namespace holdfast::train

@@ -81,11 +81,23 @@ TEST_F(BatchesTest, ABatchDependsOnSeedStepAndMicroBatchAlone) {
   for (uint64_t step = 0; step < 10; ++step)
     for (uint32_t j = 0; j < 10; ++j) distinct.insert(take(one, step, j).tokens);
   EXPECT_EQ(distinct.size(), 100u);
-  job_.data.seed = 2;
-  EXPECT_NE(take(open(), 7, 3).tokens, take(one, 7, 3).tokens);
+  const std::vector<int32_t> before = take(one, 7, 3).tokens;
   job_.pipelines = 2;
   job_.seed = 9;
-  EXPECT_EQ(take(open(), 7, 3).tokens, take(Batches::open(job_).value(), 7, 3).tokens);
+  EXPECT_EQ(take(open(), 7, 3).tokens, before);
+  job_.data.seed = 2;
+  EXPECT_NE(take(open(), 7, 3).tokens, before);
+}
+
+TEST_F(BatchesTest, AnotherTextHasAnotherFingerprint) {
+  const DataFingerprint here = open().fingerprint();
+  EXPECT_EQ(here.tokens, kTokens);
+  EXPECT_EQ(open().fingerprint(), here);
+  std::string bytes = read(job_.data.path);
+  bytes[2 * 4000] ^= 1;
+  job_.data.path = write("other.bin", bytes).string();
+  EXPECT_EQ(open().fingerprint().tokens, kTokens);
+  EXPECT_NE(open().fingerprint().checksum, here.checksum);
 }
 
 TEST_F(BatchesTest, TooLittleTextNamesWhatEachPartNeeds) {

@@ -44,10 +44,6 @@ class ThreadGroup {
       const std::vector<size_t> send_bytes(size(), send.size());
       return all_to_all(repeated, send_bytes, recv, recv_bytes);
     }
-    Status barrier() override {
-      group_.barrier_.arrive_and_wait();
-      return {};
-    }
     void abort() override {}
 
    private:

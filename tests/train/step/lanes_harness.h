@@ -54,21 +54,24 @@ inline MicroBatch made_up_batch(const conf::JobConfig& job, uint64_t key) {
   return batch;
 }
 
-inline BatchSource made_up_text(const conf::JobConfig& job) {
+inline BatchSource made_up_text(const conf::JobConfig& job, DataFingerprint data = {}) {
   return {[job](Step step, MicroBatchIndex j) -> Result<MicroBatch> {
             return made_up_batch(job, step.value * 100 + j.value);
           },
           [job](uint32_t index) -> Result<MicroBatch> {
             return made_up_batch(job, 1'000'000 + index);
-          }};
+          },
+          data};
 }
 
 // One lane: a trainer that outlives views, as a worker's does.
 struct LaneProcess {
-  explicit LaneProcess(const conf::JobConfig& job)
-      : trainer(job, made_up_text(job), abort, [](Step, uint32_t, bool) {}) {}
+  explicit LaneProcess(const conf::JobConfig& job, DataFingerprint data = {},
+                       ProgressFn progress = [](Step, uint32_t, bool) {})
+      : trainer(std::make_unique<kernels::Cpu>(), job, made_up_text(job, data), abort,
+                std::move(progress)) {}
   AbortWord abort;
-  LaneTrainer trainer;
+  LaneTrainer<CpuBackend<float>> trainer;
 };
 
 using Payload = std::vector<std::byte>;

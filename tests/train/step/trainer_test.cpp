@@ -120,20 +120,168 @@ TEST(Trainer, AnAbortedStepMakesNoVersion) {
   }
 }
 
-// A peer that disappears in any collective of a step: an error, and never a version by half.
-TEST(Trainer, ALostPeerEndsTheStepWithAnError) {
-  const conf::JobConfig job = small_job(false);
+// Ends this lane's part at its n-th collective, counted from 1; 0: only counts.
+class AbortAt final : public Communicator {
+ public:
+  AbortAt(Communicator& comm, uint32_t n) : comm_(comm), n_(n) {}
+  uint32_t calls() const { return calls_; }
+  uint32_t rank() const override { return comm_.rank(); }
+  uint32_t size() const override { return comm_.size(); }
+  Status all_to_all(std::span<const std::byte> send, std::span<const size_t> send_bytes,
+                    std::span<std::byte> recv, std::span<const size_t> recv_bytes) override {
+    count();
+    return comm_.all_to_all(send, send_bytes, recv, recv_bytes);
+  }
+  Status all_gather(std::span<const std::byte> send, std::span<std::byte> recv,
+                    std::span<const size_t> recv_bytes) override {
+    count();
+    return comm_.all_gather(send, recv, recv_bytes);
+  }
+  void abort() override { comm_.abort(); }
+
+ private:
+  void count() {
+    if (++calls_ == n_) comm_.abort();
+  }
+  Communicator& comm_;
+  const uint32_t n_;
+  uint32_t calls_ = 0;
+};
+
+// What three lanes hold after lane 1 disappeared in the n-th collective of a step with evaluation.
+struct AfterLoss {
+  uint32_t collectives = 0;
+  Version version;
+};
+
+AfterLoss lose_lane_in(const conf::JobConfig& job, uint32_t n) {
   Group group(job, 3);
   const ViewPlan plan = plan_view(job, {0, 1, 2});
   for (uint32_t l = 0; l < 3; ++l) open_lane(*group.processes[l], plan, l);
+  std::vector<AfterLoss> after(3);
   run_lanes(group.all(), [&](LaneProcess& lane, Communicator& comm, uint32_t l) {
     CHECK(lane.trainer.run_step(comm, Step(0)).has_value());
-    if (l == 1) return comm.abort();
-    const auto done = lane.trainer.run_step(comm, Step(1));
-    CHECK(!done.has_value());
-    CHECK(done.error().code == ErrorCode::kCommPeerLost);
-    CHECK(lane.trainer.current().version == Version(1));
+    AbortAt losing(comm, l == 1 ? n : 0);
+    const auto done = lane.trainer.run_step(losing, Step(1));
+    if (n == 0) {
+      CHECK(done.has_value() && done->held_out_loss);
+    } else {
+      CHECK(!done.has_value());
+      CHECK(done.error().code == (l == 1 ? ErrorCode::kCommAborted : ErrorCode::kCommPeerLost));
+    }
+    after[l] = {losing.calls(), lane.trainer.current().version};
+    const auto held = lane.trainer.held();
+    CHECK(held.front().state.version == after[l].version);
+    CHECK(held.front().shards.size() == lane.trainer.owned().size());
+    const auto finished = lane.trainer.take_finished();
+    CHECK(finished.has_value() == (n != 0 && after[l].version == Version(2)));
+    if (finished) CHECK(finished->step == Step(1) && finished->loss > 0 && !finished->held_out_loss);
+    CHECK(!lane.trainer.take_finished());
   });
+  for (const AfterLoss& one : after) CHECK(one.version == after[1].version);
+  return after[1];
+}
+
+// A peer that disappears in any collective of a step: an error, never a version by half, and a step
+// that was finished all the same is handed out once.
+TEST(Trainer, APeerLostInAnyCollectiveEndsTheStepWithAnErrorOnAll) {
+  conf::JobConfig job = small_job(false);
+  job.evaluate_every = 2;
+  const uint32_t collectives = lose_lane_in(job, 0).collectives;
+  ASSERT_GT(collectives, 20U);
+  std::vector<uint64_t> versions;
+  for (uint32_t n = 1; n <= collectives; ++n) versions.push_back(lose_lane_in(job, n).version.value);
+  EXPECT_TRUE(std::is_sorted(versions.begin(), versions.end()));
+  EXPECT_EQ(versions.front(), 1U);
+  EXPECT_EQ(versions.back(), 2U) << "lost in the evaluation: the version exists";
+}
+
+// ---- the same text everywhere ---------------------------------------------------------------------
+
+// What materialize says on every lane, when lane l has the text data[l].
+std::vector<Status> compare(const std::vector<DataFingerprint>& data) {
+  const conf::JobConfig job = small_job(false);
+  std::vector<std::unique_ptr<LaneProcess>> lanes;
+  std::vector<uint32_t> coordinates;
+  for (uint32_t l = 0; l < data.size(); ++l) {
+    lanes.push_back(std::make_unique<LaneProcess>(job, data[l]));
+    coordinates.push_back(l);
+  }
+  const ViewPlan plan = plan_view(job, coordinates);
+  auto comms = make_in_process_group(static_cast<uint32_t>(data.size()), 20'000);
+  std::vector<Status> said(data.size());
+  std::vector<std::thread> threads;
+  for (uint32_t l = 0; l < data.size(); ++l) {
+    open_lane(*lanes[l], plan, l);
+    threads.emplace_back([&, l] {
+      said[l] = lanes[l]->trainer.materialize(*comms[l]);
+      if (!said[l]) comms[l]->abort();
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  return said;
+}
+
+TEST(Trainer, ALaneWithAnotherTextIsNamedBeforeTheFirstStep) {
+  const DataFingerprint text{100, 7}, longer{101, 7}, other{100, 8};
+  for (const Status& said : compare({text, text, text})) EXPECT_TRUE(said.has_value());
+  for (const DataFingerprint& wrong : {longer, other}) {
+    for (uint32_t odd = 0; odd < 3; ++odd) {
+      std::vector<DataFingerprint> data(3, text);
+      data[odd] = wrong;
+      const auto said = compare(data);
+      for (uint32_t l = 0; l < 3; ++l) {
+        ASSERT_FALSE(said[l].has_value());
+        EXPECT_EQ(said[l].error().code,
+                  l == odd ? ErrorCode::kDataDiffers : ErrorCode::kCommPeerLost);
+      }
+      const std::string message = said[odd].error().message;
+      EXPECT_NE(message.find("none has " + std::to_string(wrong.tokens) + " tokens"),
+                std::string::npos);
+      EXPECT_NE(message.find("on lane " + std::to_string(odd) + ", but 100"), std::string::npos)
+          << message;
+    }
+  }
+  const auto two = compare({text, other});
+  EXPECT_EQ(two[1].error().code, ErrorCode::kDataDiffers) << "of two, lane 0 is believed";
+}
+
+// ---- progress -------------------------------------------------------------------------------------
+
+// A worker counts as hung when its counter stands still: every parameter group moves it.
+TEST(Trainer, EveryGroupOfOperationsMovesTheProgressCounter) {
+  const conf::JobConfig job = small_job(false);
+  uint32_t marks = 0;
+  LaneProcess lane(job, {}, [&](Step, uint32_t, bool) { ++marks; });
+  open_lane(lane, plan_view(job, {0}), 0);
+  run_lanes({&lane}, [&](LaneProcess& l, Communicator& comm, uint32_t) {
+    marks = 0;
+    CHECK(l.trainer.run_step(comm, Step(0)).has_value());
+  });
+  const uint32_t dense = 2 + 2 * job.model.layers;  // groups that every micro-batch passes through
+  const uint32_t rounds = job.pipelines * job.micro_batches;
+  const auto shards = static_cast<uint32_t>(lane.trainer.owned().size());
+  EXPECT_GE(marks, rounds * (dense + (dense - 1) + 2 * dense) + shards);
+}
+
+TEST(Trainer, AnUpdateThatWaitsForACaptureSaysSo) {
+  const conf::JobConfig job = small_job(false);
+  std::unique_ptr<Protection> guard;
+  bool waited = false, last = false;
+  LaneProcess lane(job, {}, [&](Step step, uint32_t, bool waiting) {
+    last = waiting;
+    if (!waiting || step != Step(1)) return;
+    waited = true;
+    guard.reset();
+  });
+  open_lane(lane, plan_view(job, {0}), 0);
+  run_lanes({&lane}, [&](LaneProcess& l, Communicator& comm, uint32_t) {
+    guard = l.trainer.protect_version(Version(0), 600'000);
+    CHECK(l.trainer.run_step(comm, Step(0)).has_value());
+    CHECK(l.trainer.run_step(comm, Step(1)).has_value());
+  });
+  EXPECT_TRUE(waited);
+  EXPECT_FALSE(last);
 }
 
 TEST(Trainer, RefusesToMaterializeWithoutItsShards) {

@@ -1,0 +1,229 @@
+// The worker with its threads, against a daemon made of one socket: what reaches the daemon, and in
+// which order.
+#include "train/worker/worker_core.h"
+
+#include <gtest/gtest.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <future>
+
+#include "base/check.h"
+#include "train/comm/in_process.h"
+
+namespace holdfast::train {
+namespace {
+
+constexpr Epoch kOne{1, 1};
+
+// The daemon's end: one connection, blocking.
+class Daemon {
+ public:
+  explicit Daemon(const std::filesystem::path& path) {
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    CHECK(path.string().size() < sizeof address.sun_path);
+    std::copy_n(path.c_str(), path.string().size(), address.sun_path);
+    listening_ = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    CHECK(::bind(listening_, reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0 &&
+          ::listen(listening_, 4) == 0);
+  }
+  ~Daemon() {
+    ::close(connected_);
+    ::close(listening_);
+  }
+  void accept() {
+    CHECK(readable(listening_));
+    connected_ = ::accept(listening_, nullptr, nullptr);
+    CHECK(connected_ >= 0);
+  }
+  void say(const ToWorker& message) {
+    const std::string text = encode(message);
+    const auto bytes = static_cast<uint32_t>(text.size());
+    std::string frame(4, '\0');
+    std::memcpy(frame.data(), &bytes, 4);
+    frame += text;
+    CHECK(::send(connected_, frame.data(), frame.size(), MSG_NOSIGNAL) ==
+          static_cast<ssize_t>(frame.size()));
+  }
+  // nullopt: the worker has closed its end.
+  std::optional<FromWorker> hear() {
+    uint32_t bytes = 0;
+    if (!read(&bytes, sizeof bytes)) return std::nullopt;
+    std::string text(bytes, '\0');
+    CHECK(read(text.data(), text.size()));
+    auto message = decode_from_worker(text);
+    CHECK(message.has_value());
+    return *message;
+  }
+  template <class T>
+  T expect() {
+    const auto message = hear();
+    EXPECT_TRUE(message && std::holds_alternative<T>(*message)) << (message ? encode(*message) : "");
+    return message && std::holds_alternative<T>(*message) ? std::get<T>(*message) : T{};
+  }
+
+ private:
+  static bool readable(int fd) {
+    pollfd poll{fd, POLLIN, 0};
+    return ::poll(&poll, 1, 20'000) == 1;
+  }
+  bool read(void* to, size_t bytes) {
+    for (size_t at = 0; at < bytes;) {
+      CHECK(readable(connected_), "nothing is said");
+      const ssize_t n = ::recv(connected_, static_cast<char*>(to) + at, bytes - at, 0);
+      if (n <= 0) return false;
+      at += static_cast<size_t>(n);
+    }
+    return true;
+  }
+  int listening_ = -1, connected_ = -1;
+};
+
+// A trainer of one shard whose first step fails after its version is made.
+class HalfStepTrainer final : public Trainer {
+ public:
+  std::vector<HeldShards> held() const override { return {{current_, {0}}}; }
+  Status open_view(const TrainerView& view) override {
+    current_ = view.base;
+    epoch_ = view.epoch;
+    return {};
+  }
+  Status load_shard(uint32_t, std::span<const std::byte>) override { return {}; }
+  Status init_shard(uint32_t) override { return {}; }
+  Status materialize(Communicator&) override { return {}; }
+  Result<StepDone> run_step(Communicator&, Step step) override {
+    current_ = {Version(step.value + 1), epoch_};
+    finished_.emplace();
+    finished_->epoch = epoch_;
+    finished_->step = step;
+    return fail(ErrorCode::kCommPeerLost, "while weights were made");
+  }
+  std::optional<StepDone> take_finished() override { return std::exchange(finished_, {}); }
+  StateVersion current() const override { return current_; }
+  std::span<const uint32_t> owned() const override { return owned_; }
+  size_t shard_bytes(uint32_t) const override { return 4096; }
+  std::unique_ptr<Protection> protect_version(Version version, int64_t) override {
+    return version == current_.version ? std::make_unique<Zeros>(current_) : nullptr;
+  }
+
+ private:
+  class Zeros final : public Protection {
+   public:
+    explicit Zeros(StateVersion state) : state_(state) {}
+    StateVersion state() const override { return state_; }
+    bool read_shard(uint32_t, std::span<std::byte> out) override {
+      std::fill(out.begin(), out.end(), std::byte{0});
+      return true;
+    }
+
+   private:
+    const StateVersion state_;
+  };
+  StateVersion current_;
+  Epoch epoch_;
+  std::optional<StepDone> finished_;
+  const std::vector<uint32_t> owned_{0};
+};
+
+class WorkerCores : public ::testing::Test {
+ protected:
+  WorkerCores() {
+    std::string name = (std::filesystem::temp_directory_path() / "holdfast-core-XXXXXX").string();
+    EXPECT_NE(::mkdtemp(name.data()), nullptr);
+    folder_ = name;
+    daemon_.emplace(folder_ / "worker.sock");
+    auto arena = storage::Arena::open({.path = folder_ / "arena",
+                                       .size_bytes = 1 << 20,
+                                       .cluster = "test",
+                                       .node = NodeId("node-0")});
+    EXPECT_TRUE(arena) << arena.error().to_string();
+    arena_ = std::move(*arena);
+  }
+  ~WorkerCores() override {
+    if (ended_.valid()) ended_.wait();
+    std::filesystem::remove_all(folder_);
+  }
+  void begin(LaneParts parts) {
+    parts.make_factory = [this](const std::string&) -> Result<std::unique_ptr<CommunicatorFactory>> {
+      return hub_.make_factory();
+    };
+    ended_ = std::async(std::launch::async, [this, parts = std::move(parts)] {
+      WorkerOptions options;
+      options.link.socket = folder_ / "worker.sock";
+      WorkerCore core(options, parts, record_, [](const std::string&) {});
+      return core.run();
+    });
+    daemon_->accept();
+    daemon_->expect<Hello>();
+    Welcome welcome;
+    welcome.job.name = JobId("a");
+    welcome.job.steps = 4;
+    welcome.arena_path = folder_ / "arena";
+    daemon_->say(welcome);
+    daemon_->say(Quiesce{kOne});
+  }
+
+  std::filesystem::path folder_;
+  ProgressRecord record_{};
+  InProcessHub hub_;
+  std::unique_ptr<storage::Arena> arena_;
+  std::optional<Daemon> daemon_;
+  std::future<std::string> ended_;
+};
+
+TEST_F(WorkerCores, AWorkerWithoutItsDataSaysFatalAndLeavesWithoutAnyAnswer) {
+  begin({[](const conf::JobConfig&, AbortWord&, ProgressFn) -> Result<std::unique_ptr<Trainer>> {
+           return fail(ErrorCode::kDataMissing, "/data/text.tokens: No such file or directory");
+         },
+         {}});
+  EXPECT_EQ(daemon_->expect<Fatal>().error.code, ErrorCode::kDataMissing);
+  EXPECT_FALSE(daemon_->hear()) << "it is gone, and never said Quiesced";
+  EXPECT_NE(ended_.get().find("/data/text.tokens"), std::string::npos);
+}
+
+TEST_F(WorkerCores, AStepThatIsFinishedIsToldAlthoughWhatCameAfterItFailed) {
+  begin({[](const conf::JobConfig&, AbortWord&, ProgressFn) -> Result<std::unique_ptr<Trainer>> {
+           return std::make_unique<HalfStepTrainer>();
+         },
+         {}});
+  daemon_->expect<Quiesced>();
+  Restore restore;
+  restore.epoch = kOne;
+  restore.lanes = 1;
+  restore.coordinates = {0};
+  restore.owner_lane = {0};
+  restore.owned = {{0, WorkerSource::kInitial, 0}};
+  daemon_->say(restore);
+  const auto restored = daemon_->expect<Restored>();
+  // Its capture is named before the version is made, and comes although the step fails.
+  const auto block = arena_->allocate(4096, NodeId("node-0"), kOne);
+  ASSERT_TRUE(block);
+  daemon_->say(Capture{kOne, Version(1), {{0, block->index.value}}});
+  daemon_->say(Go{kOne, {restored.comm_address}});
+  bool captured = false, broken = false;
+  std::optional<Step> done;
+  while (!captured || !broken) {
+    const auto message = daemon_->hear();
+    ASSERT_TRUE(message);
+    if (const auto* step = std::get_if<StepDone>(&*message)) done = step->step;
+    if (const auto* report = std::get_if<Captured>(&*message)) {
+      EXPECT_EQ(report->state.version, Version(1));
+      captured = true;
+    }
+    if (const auto* report = std::get_if<CommBroken>(&*message)) {
+      EXPECT_EQ(done, Step(0)) << "the row comes before the failure";
+      EXPECT_EQ(report->step, Step(1));
+      broken = true;
+    }
+    ASSERT_FALSE(std::holds_alternative<CaptureMissed>(*message)) << encode(*message);
+  }
+  daemon_->say(Exit{"enough"});
+  EXPECT_FALSE(daemon_->hear());
+}
+
+}  // namespace
+}  // namespace holdfast::train
