@@ -59,10 +59,10 @@ __device__ inline Updated update(const AdamwConstants& c, float master, float m_
 
 template <unsigned V, bool kWeights>
 __global__ void __launch_bounds__(kBlockThreads)
-    adamw_kernel(size_t elements, AdamwConstants constants, AdamwTensors tensors,
+    adamw_kernel(size_t elements, AdamwConstants constants, AdamwTensors<Bf16> tensors,
                  const volatile uint32_t* abort_word) {
   // One read over the bus for each block.
-  if (__syncthreads_or(threadIdx.x == 0 && abort_word != nullptr && *abort_word != 0)) return;
+  if (__syncthreads_or(threadIdx.x == 0 && *abort_word != 0)) return;
   each_vector<V>(elements, [&](size_t i, auto vector) {
     constexpr unsigned kCount = decltype(vector)::value;
     Floats<kCount> master = load_vector<kCount>(tensors.master + i);
@@ -140,7 +140,7 @@ __global__ void __launch_bounds__(kBlockThreads)
 
 constexpr size_t kVector = 4;
 
-// Blocks that read 1, 4 or more vectors a thread; at most `most`.
+// A thread per vector, in at most `most` blocks.
 unsigned vector_blocks(size_t elements, size_t most) {
   return static_cast<unsigned>(
       std::min((elements + kVector * kBlockThreads - 1) / (kVector * kBlockThreads), most));
@@ -185,8 +185,8 @@ void sum_squares(Cuda& cuda, const float* from, size_t elements, double* sum) {
 }
 
 void adamw(Cuda& cuda, size_t elements, const AdamwConstants& constants,
-           const AdamwTensors& tensors, const uint32_t* abort_word) {
-  const AdamwTensors& t = tensors;
+           const AdamwTensors<Bf16>& tensors) {
+  const AdamwTensors<Bf16>& t = tensors;
   const bool aligned =
       is_aligned(16, {t.master, t.m, t.v, t.gradient, t.next_master, t.next_m, t.next_v}) &&
       is_aligned(8, {t.weights});
@@ -194,6 +194,8 @@ void adamw(Cuda& cuda, size_t elements, const AdamwConstants& constants,
   constexpr size_t kBlocksPerMultiprocessor = 16;
   const Launch how = {dim3(vector_blocks(
       elements, kBlocksPerMultiprocessor * static_cast<size_t>(cuda.impl().multiprocessors)))};
+  // Pinned memory has one address on both sides.
+  const auto* const abort_word = reinterpret_cast<const volatile uint32_t*>(&cuda.abort_word());
   with_vector(aligned, [&](auto vector) {
     constexpr unsigned V = decltype(vector)::value;
     launch(cuda, "adamw", how,
