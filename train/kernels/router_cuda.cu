@@ -8,7 +8,7 @@ namespace {
 constexpr size_t kMostExperts = 256;
 constexpr size_t kMostChoices = 16;
 
-__device__ inline uint64_t warp_max(uint64_t value) {
+__device__ inline uint64_t warp_best(uint64_t value) {
 #pragma unroll
   for (unsigned step = kWarpSize / 2; step > 0; step /= 2) {
     const uint64_t other = __shfl_xor_sync(kAllLanes, value, step);
@@ -64,7 +64,7 @@ __global__ void __launch_bounds__(kBlockThreads)
     uint64_t best = key[0];
 #pragma unroll
     for (unsigned j = 1; j < kHeld; ++j) best = key[j] > best ? key[j] : best;
-    best = warp_max(best);
+    best = warp_best(best);
     const unsigned expert = ~static_cast<unsigned>(best);
     const float probability = __uint_as_float(static_cast<uint32_t>(best >> 32));
     gates += probability;
