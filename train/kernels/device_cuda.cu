@@ -1,3 +1,4 @@
+#include <new>
 #include <utility>
 
 #include "train/kernels/cublaslt_cuda.h"
@@ -96,6 +97,8 @@ Result<std::unique_ptr<Cuda>> Cuda::open(uint32_t ordinal) try {
                                  ErrorCode::kDeviceFailed, "making a stream"));
   RETURN_IF_ERROR(open_libraries(*impl));
   impl->product_workspace.resize(Impl::kProductWorkspace);
+  impl->abort_room.resize(1);
+  impl->abort_word = new (impl->abort_room.data()) std::atomic<uint32_t>(0);
   return std::unique_ptr<Cuda>(new Cuda(std::move(impl)));
 } catch (const OutOfDeviceMemory& memory) {
   return fail(ErrorCode::kDeviceMemory,
@@ -117,6 +120,8 @@ Status Cuda::finish() {
   if (error != cudaSuccess) impl_->failed("an earlier operation", cudaGetErrorString(error));
   return check();
 }
+
+std::atomic<uint32_t>& Cuda::abort_word() { return *impl_->abort_word; }
 
 const std::string& Cuda::name() const { return impl_->name; }
 uint32_t Cuda::multiprocessors() const { return static_cast<uint32_t>(impl_->multiprocessors); }
@@ -141,6 +146,43 @@ void download_bytes(Cuda& cuda, const void* from, size_t bytes, void* host) {
   if (bytes == 0) return;
   cudaMemcpyAsync(host, from, bytes, cudaMemcpyDeviceToHost, cuda.impl().stream);
   cuda.impl().launched("download");
+}
+
+void upload_now(Cuda& cuda, const void* host, size_t bytes, void* to) {
+  if (bytes == 0) return;
+  Cuda::Impl& impl = cuda.impl();
+  cudaMemcpyAsync(to, host, bytes, cudaMemcpyHostToDevice, impl.stream);
+  cudaStreamSynchronize(impl.stream);
+  impl.launched("upload_now");
+}
+
+struct CudaReader::Impl {
+  int ordinal;
+  cudaStream_t stream = nullptr;
+  cudaError_t error = cudaSuccess;  // of making the stream
+};
+
+CudaReader::CudaReader(Cuda& cuda) : impl_(std::make_unique<Impl>(Impl{cuda.impl().ordinal})) {
+  impl_->error = cudaSetDevice(impl_->ordinal);
+  if (impl_->error == cudaSuccess)
+    impl_->error = cudaStreamCreateWithFlags(&impl_->stream, cudaStreamNonBlocking);
+}
+
+CudaReader::~CudaReader() {
+  if (impl_->stream == nullptr) return;
+  static_cast<void>(cudaSetDevice(impl_->ordinal));
+  static_cast<void>(cudaStreamDestroy(impl_->stream));
+}
+
+Status CudaReader::read(const void* from, size_t bytes, void* host) {
+  if (bytes == 0) return {};
+  cudaError_t error = impl_->error;
+  if (error == cudaSuccess) error = cudaSetDevice(impl_->ordinal);
+  if (error == cudaSuccess)
+    error = cudaMemcpyAsync(host, from, bytes, cudaMemcpyDeviceToHost, impl_->stream);
+  if (error == cudaSuccess) error = cudaStreamSynchronize(impl_->stream);
+  return runtime_status(error, ErrorCode::kDeviceFailed,
+                        "reading from CUDA device " + std::to_string(impl_->ordinal));
 }
 
 }  // namespace holdfast::train::kernels

@@ -5,6 +5,7 @@
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -49,6 +50,10 @@ struct Cuda::Impl {
   T* scratch_of(size_t elements) {
     return static_cast<T*>(scratch(elements * sizeof(T)));
   }
+
+  // One word that host and device see at one address.
+  PinnedBuffer<uint32_t> abort_room;
+  std::atomic<uint32_t>* abort_word = nullptr;
 
   static constexpr size_t kProductWorkspace = size_t{64} << 20;
   const CublasLt* blas = nullptr;

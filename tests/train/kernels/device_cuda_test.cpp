@@ -2,6 +2,7 @@
 // name.
 #include <cstdlib>
 #include <numeric>
+#include <thread>
 
 #include "tests/train/kernels/cuda_kit.h"
 
@@ -36,6 +37,22 @@ TEST_F(DeviceCudaTest, CopiesAndZeroes) {
   zeroed.back() = numbers.back();
   EXPECT_EQ(to_host(second), zeroed);
 }
+
+TEST_F(DeviceCudaTest, StateGoesInFromAnyMemoryAndIsReadByAnotherThread) {
+  std::vector<uint32_t> numbers(1'000'003), read(numbers.size());
+  std::iota(numbers.begin(), numbers.end(), 11U);
+  DeviceBuffer<uint32_t> device = poisoned<uint32_t>(numbers.size());
+  upload_now(cuda(), numbers.data(), numbers.size() * sizeof(uint32_t), device.data());
+  CudaReader reader(cuda());
+  std::thread([&] {
+    const Status status = reader.read(device.data(), read.size() * sizeof(uint32_t), read.data());
+    EXPECT_TRUE(status) << status.error().to_string();
+  }).join();
+  EXPECT_EQ(read, numbers);
+  EXPECT_TRUE(reader.read(nullptr, 0, nullptr));
+}
+
+TEST_F(DeviceCudaTest, TheAbortWordIsClearAtFirst) { EXPECT_EQ(cuda().abort_word().load(), 0U); }
 
 TEST_F(DeviceCudaTest, NothingIsAnAllowedAmount) {
   DeviceBuffer<float> none;
