@@ -54,8 +54,9 @@ TEST_F(EmbeddingCuda, RowsMoveBitByBit) {
     std::vector<float> table = random_values(random, c.vocabulary * c.width);
     const auto device_table = to_device_bf16(table);
     const std::vector<int32_t> token = tokens(random, c);
+    const auto device_token = to_device(token);
     auto x = poisoned<Bf16>(c.rows * c.width);
-    embedding(cuda(), {c.rows, c.width}, to_device(token).data(), device_table.data(), x.data());
+    embedding(cuda(), {c.rows, c.width}, device_token.data(), device_table.data(), x.data());
     std::vector<float> expected(c.rows * c.width);
     embedding<float>(Cpu{}, {c.rows, c.width}, token.data(), table.data(), expected.data());
     EXPECT_EQ(to_host_float(x), expected);
@@ -104,8 +105,9 @@ TEST_F(EmbeddingCuda, NoRowIsLostOrCountedTwice) {
       std::vector<float> dx(rows * shape.width);
       for (float& value : dx) value = static_cast<float>(random() % 16);
       const auto device_dx = to_device_bf16(dx);
+      const auto device_token = to_device(token);
       auto dtable = poisoned<float>(distinct * shape.width);
-      embedding_weight_gradient(cuda(), shape, distinct, to_device(token).data(), device_dx.data(),
+      embedding_weight_gradient(cuda(), shape, distinct, device_token.data(), device_dx.data(),
                                 Into::kOverwrite, dtable.data());
       std::vector<float> expected(distinct * shape.width);
       embedding_weight_gradient<float>(Cpu{}, shape, distinct, token.data(), dx.data(),

@@ -69,16 +69,18 @@ TEST_F(PermuteCuda, RowsMoveBitByBit) {
     const auto device_in = to_device_bf16(in);
     std::vector<uint32_t> index(rows.rows);
     for (uint32_t& i : index) i = static_cast<uint32_t>(random() % shape.tokens);
+    const auto device_index = to_device(index);
     auto gathered = poisoned<Bf16>(rows.rows * rows.width);
-    gather_rows(cuda(), rows, to_device(index).data(), device_in.data(), gathered.data());
+    gather_rows(cuda(), rows, device_index.data(), device_in.data(), gathered.data());
     std::vector<float> expected(rows.rows * rows.width);
     gather_rows<float>(Cpu{}, rows, index.data(), in.data(), expected.data());
     const std::vector<float> gathered_host = to_host_float(gathered);
     EXPECT_EQ(gathered_host, expected);
 
     const std::vector<uint32_t> order = permutation(random, rows.rows);
+    const auto device_order = to_device(order);
     auto scattered = poisoned<Bf16>(rows.rows * rows.width);
-    scatter_rows(cuda(), rows, to_device(order).data(), gathered.data(), scattered.data());
+    scatter_rows(cuda(), rows, device_order.data(), gathered.data(), scattered.data());
     scatter_rows<float>(Cpu{}, rows, order.data(), gathered_host.data(), expected.data());
     EXPECT_EQ(to_host_float(scattered), expected);
   }
