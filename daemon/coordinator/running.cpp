@@ -79,6 +79,10 @@ void Coordinator::Machine::on(const WorkerStepDone& event) {
     ++counters_.events_fenced;
     return;
   }
+  if (event.step.step.value + 1 == view_->base.version.value) {  // evaluated now, made before
+    if (event.step.held_out_loss) job().held_out_loss = event.step.held_out_loss;
+    return;
+  }
   if (!ledger_->add({event.node, event.slot}, event.step)) return;
   const Version made(event.step.step.value + 1);
   if (phase_ != Phase::kRunning && phase_ != Phase::kTakingOver) return;

@@ -56,6 +56,7 @@ class LaneTrainer final : public Trainer {
   Status gather_losses(Communicator& comm, StepDone& done);
   Status update(const ReducedGradients& reduced, StepDone& done);
   Result<double> evaluate(Communicator& comm);
+  Status make_up_evaluation(Communicator& comm);
   bool evaluation_is_due(Version version) const;
   ModelContext context(Communicator& comm) const;
   void at(Step step, uint32_t round, bool waiting = false);
@@ -79,6 +80,7 @@ class LaneTrainer final : public Trainer {
   bool materialized_ = false;
   std::vector<MicroBatchLoss> losses_;  // of this lane's micro-batches in the step under way
   std::optional<StepDone> finished_;
+  std::optional<StepDone> unevaluated_;  // the newest, when its version was due and is not evaluated
 };
 
 }  // namespace holdfast::train

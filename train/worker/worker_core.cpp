@@ -108,10 +108,15 @@ void WorkerCore::carry_out(const RestoreShards& task) {
 
 void WorkerCore::carry_out(const StartRunning& task) {
   auto started = lane_.start(task.go);
-  if (started) capturer_.set_version(lane_.version());
+  std::optional<StepDone> evaluated;
+  if (started) {
+    capturer_.set_version(lane_.version());
+    evaluated = lane_.take_finished();
+  }
   auto held = lane_.held();
   MutexLock lock(mutex_);
-  apply(started ? state_.running() : state_.failed(std::move(started).error(), std::move(held)));
+  apply(started ? state_.running(std::move(evaluated))
+                : state_.failed(std::move(started).error(), std::move(held)));
 }
 
 void WorkerCore::carry_out(const RunStep& task) {
