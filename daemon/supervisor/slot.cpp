@@ -99,6 +99,7 @@ Status Slot::send(const train::ToWorker& message) {
 // ---- the process ----------------------------------------------------------------------------------
 
 void Slot::spawn() {
+  cause_.reset();  // that of the process before says nothing about this one
   auto spawned = spawn_worker(
       {options_.program, options_.state_dir, number_, std::exchange(fault_, std::string())});
   if (!spawned) {
@@ -192,6 +193,10 @@ bool Slot::connected(const std::shared_ptr<train::FrameStream>& stream,
   if (hello.pid != status_.pid) {
     note(fmt::format("process {} said hello, the worker is process {}: refused", hello.pid,
                      status_.pid));
+    return false;
+  }
+  if (cause_ && cause_->cause != WorkerEnd::Cause::kStopped) {
+    note(fmt::format("process {} was killed: its connection is refused", hello.pid));
     return false;
   }
   connect_.cancel();

@@ -127,6 +127,22 @@ TEST_F(SupervisorTest, KillTellsWhyAndTheNextOneStarts) {
   ASSERT_TRUE(wait_for_ends(2));
 }
 
+TEST_F(SupervisorTest, AProgramThatIsMissingAfterAStopIsTriedAgainWithBackoff) {
+  SupervisorOptions o = options(script("exec sleep 60"));
+  o.restart_backoff_ms = 60'000;
+  start(o);
+  supervisor_->ensure_worker(0);
+  supervisor_->stop_worker(0);
+  ASSERT_TRUE(wait_for_ends(1));
+  EXPECT_EQ(ends_[0].cause, Cause::kStopped);
+  std::filesystem::remove(folder_.path() / "worker.sh");
+  supervisor_->ensure_worker(0);
+  ASSERT_TRUE(wait_for_ends(2));
+  EXPECT_EQ(ends_[1].cause, Cause::kNotStarted);
+  EXPECT_FALSE(test::run_until(
+      io_, [&] { return ends_.size() > 2; }, std::chrono::milliseconds(20)));
+}
+
 TEST_F(SupervisorTest, TwoDaemonsCannotServeOneStateFolder) {
   start(options(script("exit 0")));
   const auto second = Supervisor::create(io_, options("/bin/true"), {}, clock_);
