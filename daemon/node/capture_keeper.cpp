@@ -113,16 +113,17 @@ void CaptureKeeper::grant(uint32_t slot, const NodeJob& job, Version version) {
 void CaptureKeeper::captured(uint32_t slot, const NodeJob& job, const train::Captured& message) {
   const auto owner = owners_.find(slot);
   if (owner == owners_.end() || message.epoch != owner->second.epoch) return;
+  const auto granted = grants_.extract({slot, message.state.version});
+  if (granted) free_unpublished(granted.mapped().blocks);  // what the worker left over
   // Nobody comes back to it: it was given up, or a newer one is safe.
   if (watermark_ && storage::may_free(message.state, *watermark_)) {
-    grants_.erase({slot, message.state.version});
     free_published(job, message);
     return;
   }
   std::vector<ShardBlock> blocks = message.blocks;
-  if (const auto it = grants_.find({slot, message.state.version}); it != grants_.end()) {
-    blocks.insert(blocks.end(), it->second.existing.begin(), it->second.existing.end());
-    grants_.erase(it);
+  if (granted) {
+    const std::vector<ShardBlock>& existing = granted.mapped().existing;
+    blocks.insert(blocks.end(), existing.begin(), existing.end());
   } else if (message.state.version == owner->second.base.version) {
     // Granted by an earlier daemon process: add what lay here already.
     std::set<uint32_t> have;

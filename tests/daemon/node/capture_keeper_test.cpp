@@ -144,6 +144,16 @@ TEST_F(CaptureKeeperTest, ForgettingJobsLeavesTheOthers) {
   EXPECT_EQ(held(), std::multiset<StateVersion>{at(3)});
 }
 
+TEST_F(CaptureKeeperTest, APartialCaptureGivesWhatItDidNotWriteBack) {
+  keeper_.capture(job_, kOne, Version(5));
+  auto blocks = workers_.last<train::Capture>().blocks;
+  blocks.pop_back();
+  for (const train::ShardBlock& b : blocks) write(b.block, b.shard, at(5), kOne);
+  keeper_.captured(0, job_, {kOne, at(5), blocks, 0.1});
+  EXPECT_EQ(last<WorkerCaptureMissed>().why, "2 of 3 shards captured");
+  EXPECT_EQ(granted(), 0u);
+}
+
 TEST_F(CaptureKeeperTest, AMissedCaptureGivesItsBlocksBack) {
   keeper_.capture(job_, kOne, Version(5));
   keeper_.missed(0, {kOne, Version(5), "busy"});
