@@ -182,8 +182,8 @@ void Slot::expect_connection(uint32_t timeout_ms, const std::string& who) {
 
 bool Slot::connected(const std::shared_ptr<train::FrameStream>& stream,
                      const train::Hello& hello) {
-  if (status_.pid == 0 && wanted_) {
-    // Faster than our own look at its page.
+  if (status_.pid == 0 && wanted_ && page_->owner() == hello.pid) {
+    // Faster than our own look at its page. What is left of one that has ended does not own it.
     restart_.cancel();
     auto pidfd = open_pidfd(static_cast<pid_t>(hello.pid));
     if (!pidfd) return false;
