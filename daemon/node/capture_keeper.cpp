@@ -4,8 +4,6 @@
 
 #include <algorithm>
 
-#include "storage/replica/retention.h"
-
 namespace holdfast::daemon {
 
 using storage::BlockIndex;
@@ -20,29 +18,39 @@ CaptureKeeper::CaptureKeeper(NodeId self, storage::Arena& arena, WorkerPort& wor
       replicas_(replicas),
       report_(std::move(report)) {
   for (const BlockInfo& block : arena_.scan())
-    if (!block.header && block.writer == self_) inherited_.push_back({0, block.index.value});
+    if (!block.header && block.writer == self_) inherited_.push_back(block);
 }
 
 void CaptureKeeper::set_epoch(Epoch epoch) {
   epoch_ = epoch;
   owners_.clear();
+  watermark_.reset();
 }
 
 void CaptureKeeper::set_owner(uint32_t slot, Owner owner) { owners_[slot] = std::move(owner); }
 
-void CaptureKeeper::free_blocks(const std::vector<ShardBlock>& blocks) {
-  // A block that was published or freed meanwhile is not ours to free: the call refuses, nothing is
-  // lost.
-  for (const ShardBlock& b : blocks) {
+// One that was published meanwhile is not ours to free, nor one that was freed and granted anew:
+// the arena refuses that.
+void CaptureKeeper::free_unpublished(const std::vector<BlockInfo>& grants) {
+  for (const BlockInfo& grant : grants) {
+    const auto info = arena_.info(grant.index);
+    if (info && !info->header) (void)arena_.free(grant);
+  }
+}
+
+void CaptureKeeper::free_published(const NodeJob& job, const train::Captured& message) {
+  for (const ShardBlock& b : message.blocks) {
     const auto info = arena_.info(BlockIndex(b.block));
-    if (info && !info->header) (void)arena_.free(BlockIndex(b.block));
+    if (info && info->header && info->header->job == job.hash &&
+        info->header->state == message.state)
+      (void)arena_.free(*info);
   }
 }
 
 void CaptureKeeper::release_grants(uint32_t slot) {
   for (auto it = grants_.begin(); it != grants_.end();) {
     if (it->first.first == slot) {
-      free_blocks(it->second.blocks);
+      free_unpublished(it->second.blocks);
       it = grants_.erase(it);
     } else {
       ++it;
@@ -51,7 +59,7 @@ void CaptureKeeper::release_grants(uint32_t slot) {
 }
 
 void CaptureKeeper::release_inherited() {
-  free_blocks(inherited_);
+  free_unpublished(inherited_);
   inherited_.clear();
 }
 
@@ -79,34 +87,43 @@ void CaptureKeeper::capture(const NodeJob& job, Epoch epoch, Version version) {
 void CaptureKeeper::grant(uint32_t slot, const NodeJob& job, Version version) {
   const Owner& owner = owners_.at(slot);
   if (grants_.contains({slot, version})) return;  // named again by a new coordinator process
-  Grant grant{owner.epoch, {}, existing_blocks(job, owner, version)};
+  Grant grant{{}, existing_blocks(job, owner, version)};
+  std::vector<ShardBlock> asked;
   std::set<uint32_t> have;
   for (const ShardBlock& b : grant.existing) have.insert(b.shard);
   for (const uint32_t shard : owner.shards) {
     if (have.contains(shard)) continue;
     auto block = arena_.allocate(std::max<uint64_t>(job.shard_bytes(shard), 1), self_, owner.epoch);
     if (!block) {
-      free_blocks(grant.blocks);
+      free_unpublished(grant.blocks);
       report_missed(slot, owner.epoch, version, block.error().to_string());
       return;
     }
-    grant.blocks.push_back({shard, block->index.value});
+    grant.blocks.push_back(*block);
+    asked.push_back({shard, block->index.value});
   }
   if (grant.blocks.empty()) {  // the base lies here already: only the holders may lack it
     replicate(slot, job, owner.base, grant.existing);
     return;
   }
-  workers_.send(slot, train::Capture{owner.epoch, version, grant.blocks});
+  workers_.send(slot, train::Capture{owner.epoch, version, asked});
   grants_[{slot, version}] = std::move(grant);
 }
 
 void CaptureKeeper::captured(uint32_t slot, const NodeJob& job, const train::Captured& message) {
   const auto owner = owners_.find(slot);
   if (owner == owners_.end() || message.epoch != owner->second.epoch) return;
+  const auto granted = grants_.extract({slot, message.state.version});
+  if (granted) free_unpublished(granted.mapped().blocks);  // what the worker left over
+  // Nobody comes back to it: it was given up, or a newer one is safe.
+  if (watermark_ && storage::may_free(message.state, *watermark_)) {
+    free_published(job, message);
+    return;
+  }
   std::vector<ShardBlock> blocks = message.blocks;
-  if (const auto it = grants_.find({slot, message.state.version}); it != grants_.end()) {
-    blocks.insert(blocks.end(), it->second.existing.begin(), it->second.existing.end());
-    grants_.erase(it);
+  if (granted) {
+    const std::vector<ShardBlock>& existing = granted.mapped().existing;
+    blocks.insert(blocks.end(), existing.begin(), existing.end());
   } else if (message.state.version == owner->second.base.version) {
     // Granted by an earlier daemon process: add what lay here already.
     std::set<uint32_t> have;
@@ -152,7 +169,7 @@ void CaptureKeeper::replicate(uint32_t slot, const NodeJob& job, const StateVers
 
 void CaptureKeeper::missed(uint32_t slot, const train::CaptureMissed& message) {
   if (const auto it = grants_.find({slot, message.version}); it != grants_.end()) {
-    free_blocks(it->second.blocks);
+    free_unpublished(it->second.blocks);
     grants_.erase(it);
   }
   report_missed(slot, message.epoch, message.version, message.why);
@@ -161,25 +178,23 @@ void CaptureKeeper::missed(uint32_t slot, const train::CaptureMissed& message) {
 void CaptureKeeper::watermark(const NodeJob& job, const StateVersion& safe,
                               const std::vector<Version>& abandoned,
                               const std::vector<storage::ViewBase>& history) {
-  const std::vector<BlockInfo> blocks = arena_.scan();
-  for (const BlockIndex block :
-       storage::blocks_to_free(blocks, {job.hash, safe, abandoned, history}))
+  watermark_ = {job.hash, safe, abandoned, history};
+  for (const BlockInfo& block : storage::blocks_to_free(arena_.scan(), *watermark_))
     (void)arena_.free(block);
 }
 
 void CaptureKeeper::forget_job(uint64_t job_hash) {
   for (const BlockInfo& block : arena_.scan())
-    if (block.header && block.header->job == job_hash) (void)arena_.free(block.index);
+    if (block.header && block.header->job == job_hash) (void)arena_.free(block);
 }
 
 void CaptureKeeper::forget_other_jobs(uint64_t keep_hash) {
   for (const BlockInfo& block : arena_.scan())
-    if (block.header && block.header->job != keep_hash) (void)arena_.free(block.index);
+    if (block.header && block.header->job != keep_hash) (void)arena_.free(block);
 }
 
 void CaptureKeeper::report_missed(uint32_t slot, Epoch epoch, Version version,
                                   const std::string& why) {
-  ++skipped_;
   report_(WorkerCaptureMissed{self_, 0, slot, epoch, version, why});
 }
 

@@ -14,6 +14,7 @@
 #include "daemon/node/ports.h"
 #include "storage/arena/arena.h"
 #include "storage/replica/history.h"
+#include "storage/replica/retention.h"
 
 namespace holdfast::daemon {
 
@@ -47,16 +48,13 @@ class CaptureKeeper {
   void watermark(const NodeJob& job, const StateVersion& safe,
                  const std::vector<Version>& abandoned,
                  const std::vector<storage::ViewBase>& history);
-  // Frees every published block of the job, or (nullptr) of every other job than `keep`.
+  // Frees every published block of the job, or of every other job.
   void forget_job(uint64_t job_hash);
   void forget_other_jobs(uint64_t keep_hash);
 
-  uint64_t skipped() const { return skipped_; }
-
  private:
   struct Grant {
-    Epoch epoch;
-    std::vector<train::ShardBlock> blocks;    // granted to the worker for this capture
+    std::vector<storage::BlockInfo> blocks;   // granted to the worker for this capture
     std::vector<train::ShardBlock> existing;  // published at this state already
   };
   void grant(uint32_t slot, const NodeJob& job, Version version);
@@ -65,7 +63,8 @@ class CaptureKeeper {
   void replicate(uint32_t slot, const NodeJob& job, const StateVersion& state,
                  std::vector<train::ShardBlock> blocks);
   void report_missed(uint32_t slot, Epoch epoch, Version version, const std::string& why);
-  void free_blocks(const std::vector<train::ShardBlock>& blocks);
+  void free_unpublished(const std::vector<storage::BlockInfo>& grants);
+  void free_published(const NodeJob& job, const train::Captured& message);
 
   const NodeId self_;
   storage::Arena& arena_;
@@ -75,8 +74,8 @@ class CaptureKeeper {
   Epoch epoch_;
   std::map<uint32_t, Owner> owners_;                       // by slot
   std::map<std::pair<uint32_t, Version>, Grant> grants_;   // by slot and version
-  std::vector<train::ShardBlock> inherited_;
-  uint64_t skipped_ = 0;
+  std::vector<storage::BlockInfo> inherited_;
+  std::optional<storage::Watermark> watermark_;  // the last one of this epoch
 };
 
 }  // namespace holdfast::daemon
