@@ -71,15 +71,19 @@ std::vector<ShardBlock> CaptureKeeper::existing_blocks(const NodeJob& job, const
   return existing;
 }
 
-void CaptureKeeper::capture(const NodeJob& job, Epoch epoch, Version version) {
+void CaptureKeeper::capture(const NodeJob& job, Epoch epoch, Version version,
+                            uint64_t attempt) {
   if (epoch != epoch_) return;
-  for (const auto& [slot, owner] : owners_) grant(slot, job, version);
+  for (const auto& [slot, owner] : owners_) grant(slot, job, version, attempt);
 }
 
-void CaptureKeeper::grant(uint32_t slot, const NodeJob& job, Version version) {
+void CaptureKeeper::grant(uint32_t slot, const NodeJob& job, Version version, uint64_t attempt) {
   const Owner& owner = owners_.at(slot);
-  if (grants_.contains({slot, version})) return;  // named again by a new coordinator process
-  Grant grant{owner.epoch, {}, existing_blocks(job, owner, version)};
+  if (const auto it = grants_.find({slot, version}); it != grants_.end()) {
+    it->second.attempt = attempt;  // named again before the worker has answered
+    return;
+  }
+  Grant grant{owner.epoch, {}, existing_blocks(job, owner, version), attempt};
   std::set<uint32_t> have;
   for (const ShardBlock& b : grant.existing) have.insert(b.shard);
   for (const uint32_t shard : owner.shards) {
@@ -87,13 +91,13 @@ void CaptureKeeper::grant(uint32_t slot, const NodeJob& job, Version version) {
     auto block = arena_.allocate(std::max<uint64_t>(job.shard_bytes(shard), 1), self_, owner.epoch);
     if (!block) {
       free_blocks(grant.blocks);
-      report_missed(slot, owner.epoch, version, block.error().to_string());
+      report_missed(slot, owner.epoch, version, block.error().to_string(), attempt);
       return;
     }
     grant.blocks.push_back({shard, block->index.value});
   }
   if (grant.blocks.empty()) {  // the base lies here already: only the holders may lack it
-    replicate(slot, job, owner.base, grant.existing);
+    replicate(slot, job, owner.base, grant.existing, attempt);
     return;
   }
   workers_.send(slot, train::Capture{owner.epoch, version, grant.blocks});
@@ -104,7 +108,9 @@ void CaptureKeeper::captured(uint32_t slot, const NodeJob& job, const train::Cap
   const auto owner = owners_.find(slot);
   if (owner == owners_.end() || message.epoch != owner->second.epoch) return;
   std::vector<ShardBlock> blocks = message.blocks;
+  uint64_t attempt = 0;
   if (const auto it = grants_.find({slot, message.state.version}); it != grants_.end()) {
+    attempt = it->second.attempt;
     blocks.insert(blocks.end(), it->second.existing.begin(), it->second.existing.end());
     grants_.erase(it);
   } else if (message.state.version == owner->second.base.version) {
@@ -117,23 +123,24 @@ void CaptureKeeper::captured(uint32_t slot, const NodeJob& job, const train::Cap
   if (blocks.size() != owner->second.shards.size()) {
     report_missed(
         slot, message.epoch, message.state.version,
-        fmt::format("{} of {} shards captured", blocks.size(), owner->second.shards.size()));
+        fmt::format("{} of {} shards captured", blocks.size(), owner->second.shards.size()),
+        attempt);
     return;
   }
-  replicate(slot, job, message.state, std::move(blocks));
+  replicate(slot, job, message.state, std::move(blocks), attempt);
 }
 
 void CaptureKeeper::replicate(uint32_t slot, const NodeJob& job, const StateVersion& state,
-                              std::vector<ShardBlock> blocks) {
+                              std::vector<ShardBlock> blocks, uint64_t attempt) {
   const Owner& owner = owners_.at(slot);
   const Epoch epoch = owner.epoch;
   if (owner.holders.empty()) {
-    report_(WorkerReplicated{self_, 0, slot, epoch, state, {}});
+    report_(WorkerReplicated{self_, 0, slot, epoch, state, {}, attempt});
     return;
   }
   replicas_.replicate(epoch, job.hash, state, blocks, owner.holders,
-                      [this, slot, epoch, state](std::vector<Replicated> results) {
-                        WorkerReplicated done{self_, 0, slot, epoch, state, {}};
+                      [this, slot, epoch, state, attempt](std::vector<Replicated> results) {
+                        WorkerReplicated done{self_, 0, slot, epoch, state, {}, attempt};
                         std::string why;
                         for (const Replicated& r : results) {
                           if (r.status) {
@@ -145,17 +152,19 @@ void CaptureKeeper::replicate(uint32_t slot, const NodeJob& job, const StateVers
                         if (why.empty()) {
                           report_(std::move(done));
                         } else if (epoch == epoch_) {
-                          report_missed(slot, epoch, state.version, why);
+                          report_missed(slot, epoch, state.version, why, attempt);
                         }
                       });
 }
 
 void CaptureKeeper::missed(uint32_t slot, const train::CaptureMissed& message) {
+  uint64_t attempt = 0;
   if (const auto it = grants_.find({slot, message.version}); it != grants_.end()) {
+    attempt = it->second.attempt;
     free_blocks(it->second.blocks);
     grants_.erase(it);
   }
-  report_missed(slot, message.epoch, message.version, message.why);
+  report_missed(slot, message.epoch, message.version, message.why, attempt);
 }
 
 void CaptureKeeper::watermark(const NodeJob& job, const StateVersion& safe,
@@ -178,9 +187,9 @@ void CaptureKeeper::forget_other_jobs(uint64_t keep_hash) {
 }
 
 void CaptureKeeper::report_missed(uint32_t slot, Epoch epoch, Version version,
-                                  const std::string& why) {
+                                  const std::string& why, uint64_t attempt) {
   ++skipped_;
-  report_(WorkerCaptureMissed{self_, 0, slot, epoch, version, why});
+  report_(WorkerCaptureMissed{self_, 0, slot, epoch, version, why, attempt});
 }
 
 }  // namespace holdfast::daemon

@@ -39,7 +39,7 @@ class CaptureKeeper {
   // reaped.
   void release_inherited();
 
-  void capture(const NodeJob& job, Epoch epoch, Version version);
+  void capture(const NodeJob& job, Epoch epoch, Version version, uint64_t attempt = 0);
   void captured(uint32_t slot, const NodeJob& job, const train::Captured& message);
   void missed(uint32_t slot, const train::CaptureMissed& message);
 
@@ -58,13 +58,15 @@ class CaptureKeeper {
     Epoch epoch;
     std::vector<train::ShardBlock> blocks;    // granted to the worker for this capture
     std::vector<train::ShardBlock> existing;  // published at this state already
+    uint64_t attempt = 0;
   };
-  void grant(uint32_t slot, const NodeJob& job, Version version);
+  void grant(uint32_t slot, const NodeJob& job, Version version, uint64_t attempt);
   std::vector<train::ShardBlock> existing_blocks(const NodeJob& job, const Owner& owner,
                                                  Version version);
   void replicate(uint32_t slot, const NodeJob& job, const StateVersion& state,
-                 std::vector<train::ShardBlock> blocks);
-  void report_missed(uint32_t slot, Epoch epoch, Version version, const std::string& why);
+                 std::vector<train::ShardBlock> blocks, uint64_t attempt);
+  void report_missed(uint32_t slot, Epoch epoch, Version version, const std::string& why,
+                     uint64_t attempt);
   void free_blocks(const std::vector<train::ShardBlock>& blocks);
 
   const NodeId self_;
