@@ -53,6 +53,7 @@ void Coordinator::Machine::change_view(const std::string& why) {
   captures_.close();
   planned_.reset();
   planned_not_before_ms_ = 0;
+  planned_given_up_ = 0;
   settled_ = protected_ = false;
   below_safe_since_ms_ = -1;
   broken_since_ms_ = -1;

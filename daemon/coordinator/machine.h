@@ -181,7 +181,8 @@ class Coordinator::Machine {
     std::set<uint32_t> stopped;
   };
   std::optional<Planned> planned_;
-  int64_t planned_not_before_ms_ = 0;  // after one was given up
+  uint32_t planned_given_up_ = 0;      // in this view
+  int64_t planned_not_before_ms_ = 0;
   int64_t stopping_since_ms_ = -1;  // a stop was requested
   std::set<NodeId> considered_;     // nodes that were there when the view's holders were chosen
   uint32_t end_attempts_ = 0;  // at keeping the last version

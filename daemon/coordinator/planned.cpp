@@ -124,7 +124,8 @@ void Coordinator::Machine::give_up_planned(const std::string& why) {
   }
   if (job().state == JobState::kStopping)
     return finish_job(JobState::kStopped, fmt::format("stopped at {}", to_string(job().safe)));
-  planned_not_before_ms_ = now_ms_ + options_.bench_ms;  // not again at once
+  // Not again at once, and less and less often: all lanes may have stood for nothing.
+  planned_not_before_ms_ = now_ms_ + (options_.bench_ms << std::min(planned_given_up_++, 6U));
   send_members(CommandStopAt{epoch_, std::nullopt});
 }
 

@@ -100,6 +100,10 @@ TEST_F(Running, AChangeThatWasGivenUpIsNotProposedAgainAtOnce) {
   EXPECT_EQ(last<CommandStopAt>(0)->step, std::nullopt) << "not again yet";
   pass(11'000);
   EXPECT_NE(last<CommandStopAt>(0)->step, std::nullopt) << "later it is worth a try";
+  pass(30'000);
+  ASSERT_EQ(noted("planned_given_up"), 2U);
+  pass(50'000);
+  EXPECT_EQ(last<CommandStopAt>(0)->step, std::nullopt) << "less and less often";
 }
 
 TEST_F(Running, LanesThatStandForAnEarlierProcessGoOn) {
