@@ -17,8 +17,9 @@ std::optional<Captures::Named> Captures::name(Version newest, Version last) {
   uint64_t version = newest.value + lead_;
   if (newest_named_) version = std::max(version, newest_named_->value + every_);
   version = std::min(version, last.value);
-  // Further ahead of training it would only hold a place that another could use.
-  if (version > newest.value + lead_) return std::nullopt;
+  // One more than the lead, so that short steps find two orders; further ahead it would only hold a
+  // place that another could use.
+  if (version > newest.value + lead_ + 1) return std::nullopt;
   if (version <= newest.value || (newest_named_ && version <= newest_named_->value))
     return std::nullopt;
   return name_now(Version(version));

@@ -8,7 +8,7 @@ using Failures = Scripted;
 
 TEST_F(Failures, AFetchThatFailsOnTheWayLosesNoCopy) {
   begin(small_job(2));
-  const CommandCapture first = *last<CommandCapture>(0);
+  const CommandCapture first = *last_capture_of(0, 1);
   step_done_by_all(0);
   for (const uint32_t n : {0U, 1U}) replicated(n, first);
   const StateVersion one{Version(1), coordinator_->epoch()};

@@ -23,12 +23,6 @@ class Running : public Scripted {
         for (const uint32_t n : members()) replicated(n, *last_capture_of(n, step + 1));
     }
   }
-  std::optional<CommandCapture> last_capture_of(uint32_t n, uint64_t version) const {
-    for (auto it = commands_.rbegin(); it != commands_.rend(); ++it)
-      if (const auto* c = std::get_if<CommandCapture>(&it->second))
-        if (it->first == node(n) && c->version == Version(version)) return *c;
-    return std::nullopt;
-  }
 };
 
 TEST_F(Running, SlowStepsAndRareCapturesBecomeSafe) {

@@ -149,6 +149,12 @@ class Scripted : public testing::Test {
         return std::get<Command>(it->second);
     return std::nullopt;
   }
+  std::optional<CommandCapture> last_capture_of(uint32_t n, uint64_t version) const {
+    for (auto it = commands_.rbegin(); it != commands_.rend(); ++it)
+      if (const auto* c = std::get_if<CommandCapture>(&it->second))
+        if (it->first == node(n) && c->version == Version(version)) return *c;
+    return std::nullopt;
+  }
   size_t noted(const std::string& kind) const {
     return static_cast<size_t>(std::count_if(
         notes_.begin(), notes_.end(), [&](const EventRecord& e) { return e.kind == kind; }));

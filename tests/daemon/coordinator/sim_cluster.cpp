@@ -154,6 +154,7 @@ void SimCluster::check_ledger() {
   for (const Node& node : nodes_)
     for (const Block& b : node.arena)
       if (b.state == jobs_.begin()->second.safe && !b.damaged) final_contents.insert(b.content);
+  if (final_contents.empty()) return broke("no-loss: nobody holds the final state");
   if (final_contents.size() != 1) return broke("the final state is not one");
   Content content = *final_contents.begin();
   for (uint64_t step = options_.steps; step-- > 0;) {
