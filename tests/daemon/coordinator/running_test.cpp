@@ -17,10 +17,9 @@ class Running : public Scripted {
   // Trains `steps` steps of a two-lane view, every named version becoming safe.
   void train(uint64_t from, uint64_t steps, double seconds = 0.01) {
     for (uint64_t step = from; step < from + steps; ++step) {
-      const auto named = last<CommandCapture>(0);
       step_done_by_all(step, seconds);
-      if (named && named->version == Version(step + 1))
-        for (const uint32_t n : members()) replicated(n, *last_capture_of(n, step + 1));
+      for (const uint32_t n : members())
+        if (const auto c = last_capture_of(n, step + 1)) replicated(n, *c);
     }
   }
 };

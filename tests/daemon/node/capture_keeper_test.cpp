@@ -73,6 +73,19 @@ TEST_F(CaptureKeeperTest, TheSameCaptureNamedTwiceIsGrantedOnce) {
   EXPECT_EQ(granted(), 3u);
 }
 
+TEST_F(CaptureKeeperTest, AnswersNameTheAttempt) {
+  keeper_.capture(job_, kOne, Version(5), 7);
+  keeper_.capture(job_, kOne, Version(5), 8);  // named again before the worker has answered
+  keeper_.missed(0, {kOne, Version(5), "busy"});
+  EXPECT_EQ(last<WorkerCaptureMissed>().attempt, 8u);
+  keeper_.capture(job_, kOne, Version(5), 9);
+  const auto asked = workers_.last<train::Capture>();
+  for (const train::ShardBlock& b : asked.blocks) write(b.block, b.shard, at(5), kOne);
+  keeper_.captured(0, job_, {kOne, at(5), asked.blocks, 0.1});
+  replicas_.replications[0].done({{NodeId("node-1"), {}}});
+  EXPECT_EQ(last<WorkerReplicated>().attempt, 9u);
+}
+
 TEST_F(CaptureKeeperTest, BaseThatLiesHereAlreadyIsOnlyReplicated) {
   for (const uint32_t shard : {0, 1, 2}) put(shard, at(7));
   keeper_.set_epoch(kTwo);
