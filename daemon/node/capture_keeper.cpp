@@ -79,15 +79,20 @@ std::vector<ShardBlock> CaptureKeeper::existing_blocks(const NodeJob& job, const
   return existing;
 }
 
-void CaptureKeeper::capture(const NodeJob& job, Epoch epoch, Version version) {
+void CaptureKeeper::capture(const NodeJob& job, Epoch epoch, Version version,
+                            uint64_t attempt) {
   if (epoch != epoch_) return;
-  for (const auto& [slot, owner] : owners_) grant(slot, job, version);
+  if (watermark_) std::erase(watermark_->abandoned, version);  // wanted after all
+  for (const auto& [slot, owner] : owners_) grant(slot, job, version, attempt);
 }
 
-void CaptureKeeper::grant(uint32_t slot, const NodeJob& job, Version version) {
+void CaptureKeeper::grant(uint32_t slot, const NodeJob& job, Version version, uint64_t attempt) {
   const Owner& owner = owners_.at(slot);
-  if (grants_.contains({slot, version})) return;  // named again by a new coordinator process
-  Grant grant{{}, existing_blocks(job, owner, version)};
+  if (const auto it = grants_.find({slot, version}); it != grants_.end()) {
+    it->second.attempt = attempt;  // named again before the worker has answered
+    return;
+  }
+  Grant grant{{}, existing_blocks(job, owner, version), attempt};
   std::vector<ShardBlock> asked;
   std::set<uint32_t> have;
   for (const ShardBlock& b : grant.existing) have.insert(b.shard);
@@ -96,14 +101,14 @@ void CaptureKeeper::grant(uint32_t slot, const NodeJob& job, Version version) {
     auto block = arena_.allocate(std::max<uint64_t>(job.shard_bytes(shard), 1), self_, owner.epoch);
     if (!block) {
       free_unpublished(grant.blocks);
-      report_missed(slot, owner.epoch, version, block.error().to_string());
+      report_missed(slot, owner.epoch, version, block.error().to_string(), attempt);
       return;
     }
     grant.blocks.push_back(*block);
     asked.push_back({shard, block->index.value});
   }
   if (grant.blocks.empty()) {  // the base lies here already: only the holders may lack it
-    replicate(slot, job, owner.base, grant.existing);
+    replicate(slot, job, owner.base, grant.existing, attempt);
     return;
   }
   workers_.send(slot, train::Capture{owner.epoch, version, asked});
@@ -121,7 +126,9 @@ void CaptureKeeper::captured(uint32_t slot, const NodeJob& job, const train::Cap
     return;
   }
   std::vector<ShardBlock> blocks = message.blocks;
+  uint64_t attempt = 0;
   if (granted) {
+    attempt = granted.mapped().attempt;
     const std::vector<ShardBlock>& existing = granted.mapped().existing;
     blocks.insert(blocks.end(), existing.begin(), existing.end());
   } else if (message.state.version == owner->second.base.version) {
@@ -134,23 +141,24 @@ void CaptureKeeper::captured(uint32_t slot, const NodeJob& job, const train::Cap
   if (blocks.size() != owner->second.shards.size()) {
     report_missed(
         slot, message.epoch, message.state.version,
-        fmt::format("{} of {} shards captured", blocks.size(), owner->second.shards.size()));
+        fmt::format("{} of {} shards captured", blocks.size(), owner->second.shards.size()),
+        attempt);
     return;
   }
-  replicate(slot, job, message.state, std::move(blocks));
+  replicate(slot, job, message.state, std::move(blocks), attempt);
 }
 
 void CaptureKeeper::replicate(uint32_t slot, const NodeJob& job, const StateVersion& state,
-                              std::vector<ShardBlock> blocks) {
+                              std::vector<ShardBlock> blocks, uint64_t attempt) {
   const Owner& owner = owners_.at(slot);
   const Epoch epoch = owner.epoch;
   if (owner.holders.empty()) {
-    report_(WorkerReplicated{self_, 0, slot, epoch, state, {}});
+    report_(WorkerReplicated{self_, 0, slot, epoch, state, {}, attempt});
     return;
   }
   replicas_.replicate(epoch, job.hash, state, blocks, owner.holders,
-                      [this, slot, epoch, state](std::vector<Replicated> results) {
-                        WorkerReplicated done{self_, 0, slot, epoch, state, {}};
+                      [this, slot, epoch, state, attempt](std::vector<Replicated> results) {
+                        WorkerReplicated done{self_, 0, slot, epoch, state, {}, attempt};
                         std::string why;
                         for (const Replicated& r : results) {
                           if (r.status) {
@@ -162,17 +170,19 @@ void CaptureKeeper::replicate(uint32_t slot, const NodeJob& job, const StateVers
                         if (why.empty()) {
                           report_(std::move(done));
                         } else if (epoch == epoch_) {
-                          report_missed(slot, epoch, state.version, why);
+                          report_missed(slot, epoch, state.version, why, attempt);
                         }
                       });
 }
 
 void CaptureKeeper::missed(uint32_t slot, const train::CaptureMissed& message) {
+  uint64_t attempt = 0;
   if (const auto it = grants_.find({slot, message.version}); it != grants_.end()) {
+    attempt = it->second.attempt;
     free_unpublished(it->second.blocks);
     grants_.erase(it);
   }
-  report_missed(slot, message.epoch, message.version, message.why);
+  report_missed(slot, message.epoch, message.version, message.why, attempt);
 }
 
 void CaptureKeeper::watermark(const NodeJob& job, const StateVersion& safe,
@@ -183,19 +193,14 @@ void CaptureKeeper::watermark(const NodeJob& job, const StateVersion& safe,
     (void)arena_.free(block);
 }
 
-void CaptureKeeper::forget_job(uint64_t job_hash) {
-  for (const BlockInfo& block : arena_.scan())
-    if (block.header && block.header->job == job_hash) (void)arena_.free(block);
-}
-
 void CaptureKeeper::forget_other_jobs(uint64_t keep_hash) {
   for (const BlockInfo& block : arena_.scan())
     if (block.header && block.header->job != keep_hash) (void)arena_.free(block);
 }
 
 void CaptureKeeper::report_missed(uint32_t slot, Epoch epoch, Version version,
-                                  const std::string& why) {
-  report_(WorkerCaptureMissed{self_, 0, slot, epoch, version, why});
+                                  const std::string& why, uint64_t attempt) {
+  report_(WorkerCaptureMissed{self_, 0, slot, epoch, version, why, attempt});
 }
 
 }  // namespace holdfast::daemon

@@ -40,7 +40,7 @@ class CaptureKeeper {
   // reaped.
   void release_inherited();
 
-  void capture(const NodeJob& job, Epoch epoch, Version version);
+  void capture(const NodeJob& job, Epoch epoch, Version version, uint64_t attempt = 0);
   void captured(uint32_t slot, const NodeJob& job, const train::Captured& message);
   void missed(uint32_t slot, const train::CaptureMissed& message);
 
@@ -48,21 +48,22 @@ class CaptureKeeper {
   void watermark(const NodeJob& job, const StateVersion& safe,
                  const std::vector<Version>& abandoned,
                  const std::vector<storage::ViewBase>& history);
-  // Frees every published block of the job, or of every other job.
-  void forget_job(uint64_t job_hash);
+  // Frees every published block of other jobs than this.
   void forget_other_jobs(uint64_t keep_hash);
 
  private:
   struct Grant {
     std::vector<storage::BlockInfo> blocks;   // granted to the worker for this capture
     std::vector<train::ShardBlock> existing;  // published at this state already
+    uint64_t attempt = 0;
   };
-  void grant(uint32_t slot, const NodeJob& job, Version version);
+  void grant(uint32_t slot, const NodeJob& job, Version version, uint64_t attempt);
   std::vector<train::ShardBlock> existing_blocks(const NodeJob& job, const Owner& owner,
                                                  Version version);
   void replicate(uint32_t slot, const NodeJob& job, const StateVersion& state,
-                 std::vector<train::ShardBlock> blocks);
-  void report_missed(uint32_t slot, Epoch epoch, Version version, const std::string& why);
+                 std::vector<train::ShardBlock> blocks, uint64_t attempt);
+  void report_missed(uint32_t slot, Epoch epoch, Version version, const std::string& why,
+                     uint64_t attempt);
   void free_unpublished(const std::vector<storage::BlockInfo>& grants);
   void free_published(const NodeJob& job, const train::Captured& message);
 

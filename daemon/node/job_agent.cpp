@@ -159,6 +159,7 @@ void JobAgent::on(const CommandRestore& command) {
                              command.view.members[command.lane].holders};
   for (const SourcedShard& shard : command.owned) owner.shards.push_back(shard.shard);
   captures_.set_owner(command.slot, std::move(owner));
+  slots_[command.slot].report.step = Step(command.view.base.version.value);
   set_phase(command.slot, WorkerPhase::kRestoring);
   restorer_.restore(*job_, command);
 }
@@ -177,7 +178,7 @@ void JobAgent::on(const CommandGo& command) {
 
 void JobAgent::on(const CommandCapture& command) {
   if (!current(command.epoch) || !job_) return;
-  captures_.capture(*job_, command.epoch, command.version);
+  captures_.capture(*job_, command.epoch, command.version, command.attempt);
 }
 
 void JobAgent::on(const CommandWatermark& command) {
@@ -200,7 +201,8 @@ void JobAgent::on(const CommandStopAt& command) {
 }
 
 void JobAgent::on(const CommandEndJob& command) {
-  if (command.epoch < memory_.epoch || !job_ || job_->config.name != command.job) return;
+  if (command.epoch < memory_.epoch || !job_) return;
+  if (command.job && *command.job != job_->config.name) return;
   for (uint32_t slot = 0; slot < options_.slots; ++slot) {
     Slot& s = slots_[slot];
     if (s.report.alive) ports_.workers.send(slot, train::Exit{command.why});
@@ -210,7 +212,6 @@ void JobAgent::on(const CommandEndJob& command) {
     s.job_key.clear();
     s.unsealed.clear();
   }
-  if (!command.keep) captures_.forget_job(job_->hash);
   memory_.job.reset();
   memory_.views.clear();
   ports_.remember(memory_);

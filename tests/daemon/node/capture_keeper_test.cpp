@@ -18,6 +18,9 @@ class CaptureKeeperTest : public NodeTest {
   // Grants, and the worker writes all of it.
   void capture(uint64_t version) {
     keeper_.capture(job_, kOne, Version(version));
+    finish(version);
+  }
+  void finish(uint64_t version) {
     const auto asked = workers_.last<train::Capture>();
     for (const train::ShardBlock& b : asked.blocks) write(b.block, b.shard, at(version), kOne);
     keeper_.captured(0, job_, {kOne, at(version), asked.blocks, 0.1});
@@ -72,6 +75,19 @@ TEST_F(CaptureKeeperTest, TheSameCaptureNamedTwiceIsGrantedOnce) {
   EXPECT_EQ(granted(), 3u);
 }
 
+TEST_F(CaptureKeeperTest, AnswersNameTheAttempt) {
+  keeper_.capture(job_, kOne, Version(5), 7);
+  keeper_.capture(job_, kOne, Version(5), 8);  // named again before the worker has answered
+  keeper_.missed(0, {kOne, Version(5), "busy"});
+  EXPECT_EQ(last<WorkerCaptureMissed>().attempt, 8u);
+  keeper_.capture(job_, kOne, Version(5), 9);
+  const auto asked = workers_.last<train::Capture>();
+  for (const train::ShardBlock& b : asked.blocks) write(b.block, b.shard, at(5), kOne);
+  keeper_.captured(0, job_, {kOne, at(5), asked.blocks, 0.1});
+  replicas_.replications[0].done({{NodeId("node-1"), {}}});
+  EXPECT_EQ(last<WorkerReplicated>().attempt, 9u);
+}
+
 TEST_F(CaptureKeeperTest, BaseThatLiesHereAlreadyIsOnlyReplicated) {
   for (const uint32_t shard : {0, 1, 2}) put(shard, at(7));
   keeper_.set_epoch(kTwo);
@@ -112,11 +128,6 @@ TEST_F(CaptureKeeperTest, WatermarkFreesOnlyWhatRetentionAllows) {
 
 // The worker was slow: what it captured is over before it says so.
 TEST_F(CaptureKeeperTest, ACaptureThatIsAbandonedMeanwhileIsFreedNotReplicated) {
-  const auto finish = [&](uint64_t version) {
-    const auto asked = workers_.last<train::Capture>();
-    for (const train::ShardBlock& b : asked.blocks) write(b.block, b.shard, at(version), kOne);
-    keeper_.captured(0, job_, {kOne, at(version), asked.blocks, 0.1});
-  };
   keeper_.capture(job_, kOne, Version(5));
   keeper_.watermark(job_, at(4), {Version(5)}, {{kOne, at(0)}});
   finish(5);
@@ -131,14 +142,20 @@ TEST_F(CaptureKeeperTest, ACaptureThatIsAbandonedMeanwhileIsFreedNotReplicated) 
   EXPECT_EQ(replicas_.replications.size(), 1u);
 }
 
-TEST_F(CaptureKeeperTest, ForgettingJobsLeavesTheOthers) {
+TEST_F(CaptureKeeperTest, AnAbandonedVersionThatIsNamedAgainIsReplicated) {
+  keeper_.capture(job_, kOne, Version(5), 1);
+  keeper_.watermark(job_, at(3), {Version(5)}, {{kOne, at(0)}});
+  keeper_.capture(job_, kOne, Version(5), 2);
+  finish(5);
+  ASSERT_EQ(replicas_.replications.size(), 1u);
+  EXPECT_EQ(replicas_.replications[0].state, at(5));
+}
+
+TEST_F(CaptureKeeperTest, ForgettingOtherJobsLeavesThisOne) {
   const auto foreign = arena_->allocate(8, NodeId("node-2"), kOne);
   const std::string text = "12345678";
   std::memcpy(arena_->payload(foreign->index)->data(), text.data(), 8);
   ASSERT_TRUE(arena_->publish(foreign->index, kOne, {99, {}, at(9), 8, checksum64(text)}));
-  put(0, at(3));
-  keeper_.forget_job(job_.hash);
-  EXPECT_EQ(held(), std::multiset<StateVersion>{at(9)});
   put(0, at(3));
   keeper_.forget_other_jobs(job_.hash);
   EXPECT_EQ(held(), std::multiset<StateVersion>{at(3)});

@@ -267,16 +267,18 @@ TEST_F(JobAgentTest, AWorkerThatConnectsAgainWhileIdlingIsAskedAgain) {
   EXPECT_EQ(last<NodeQuiesced>().epoch, kTwo);
 }
 
-TEST_F(JobAgentTest, EndOfAJobKeepsOrDropsItsBlocks) {
+TEST_F(JobAgentTest, EndOfAJobKeepsItsBlocks) {
   run();
   put(0, at(1));
-  agent_->on_command(CommandEndJob{kOne, job_.config.name, true, "stopped"});
+  agent_->on_command(CommandEndJob{kOne, job_.config.name, "stopped"});
   EXPECT_EQ(workers_.last<train::Exit>().why, "stopped");
   EXPECT_EQ(held().size(), 1u);
   EXPECT_EQ(agent_->job(), nullptr);
   start({kOne, job_.config, job_.submitted_in, at(1), {}});
-  agent_->on_command(CommandEndJob{kOne, job_.config.name, false, "removed"});
-  EXPECT_TRUE(held().empty());
+  agent_->on_command(CommandEndJob{kOne, JobId("another"), "stopped"});
+  EXPECT_NE(agent_->job(), nullptr);
+  agent_->on_command(CommandEndJob{kOne, std::nullopt, "removed while this node was away"});
+  EXPECT_EQ(agent_->job(), nullptr);
 }
 
 TEST_F(JobAgentTest, ABadBlockThatTheWorkerFoundIsNotOfferedAgain) {
@@ -297,7 +299,7 @@ TEST_F(JobAgentTest, AJobThatEndsWhileItsWorkerIsIdlingIsNotAnsweredFor) {
   run();
   agent_->on_command(CommandQuiesce{kTwo, job_.config, job_.submitted_in, at(0)});
   const size_t answers = count<NodeQuiesced>();
-  agent_->on_command(CommandEndJob{kTwo, job_.config.name, true, "stopped"});
+  agent_->on_command(CommandEndJob{kTwo, job_.config.name, "stopped"});
   agent_->on_worker_down(0, "stopped");
   loop_.fire();
   EXPECT_EQ(count<NodeQuiesced>(), answers);
@@ -344,7 +346,7 @@ TEST_F(JobAgentTest, AWorkerThatConnectsAgainIsToldWhatItMayHaveMissed) {
 
 TEST_F(JobAgentTest, AJobResumedWhileItsWorkerLeavesGetsANewWorker) {
   run();
-  agent_->on_command(CommandEndJob{kOne, job_.config.name, true, "stopped"});
+  agent_->on_command(CommandEndJob{kOne, job_.config.name, "stopped"});
   const size_t changes = count<WorkerChanged>();
   workers_.calls.clear();
   agent_->on_command(CommandQuiesce{kTwo, job_.config, job_.submitted_in, at(0)});
