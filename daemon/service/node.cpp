@@ -184,7 +184,9 @@ Status Node::Impl::open_storage() {
 }
 
 Status Node::Impl::open_peers() {
-  ASSIGN_OR_RETURN(peers_, PeerServer::listen(io_, config_.listen, identity_));
+  auto peers = PeerServer::listen(io_, config_.listen, identity_);
+  if (!peers) return fail(with_context(peers.error(), "`listen` in node.toml"));
+  peers_ = std::move(*peers);
   replica_calls_ = std::make_unique<PeerCaller>(io_, identity_);
   control_calls_ = std::make_unique<PeerCaller>(io_, identity_);
   replica_server_ = std::make_unique<storage::ReplicaServer>(
