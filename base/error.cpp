@@ -77,7 +77,7 @@ constexpr std::array kTable = {
              "lower the learning rate, or run without reproducible mode", 1},
     ErrorRow{ErrorCode::kLossNotFinite, "loss_not_finite",
              "lower the learning rate or lengthen the warm-up", 1},
-    ErrorRow{ErrorCode::kFileIo, "file_io", "check the path and its permissions", 1},
+    ErrorRow{ErrorCode::kFileIo, "file_io", "check the path or address named, and its permissions", 1},
     ErrorRow{ErrorCode::kDiskFull, "disk_full", "make room on the file system named", 8},
     ErrorRow{ErrorCode::kAddressInUse, "address_in_use",
              "stop the program that holds it, or choose another port or socket", 4},

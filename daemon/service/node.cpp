@@ -176,10 +176,15 @@ Status Node::Impl::open_storage() {
                                          config_.cluster.name, config_.name},
                                         may_live));
   for (const Error& damage : arena_->damage()) log::warn("{}", damage.to_string());
-  ASSIGN_OR_RETURN(fabric_,
-                   storage::open_libfabric({config_.fabric.provider, config_.fabric.address,
-                                            config_.fabric.port, config_.fabric.timeout_ms},
-                                           arena_->bytes()));
+  auto fabric = storage::open_libfabric({config_.fabric.provider, config_.fabric.address,
+                                         config_.fabric.port, config_.fabric.timeout_ms},
+                                        arena_->bytes());
+  if (!fabric)
+    return fail(with_context(fabric.error(),
+                             fmt::format("[fabric] in node.toml; address {}, by default the host of "
+                                         "`listen`",
+                                         config_.fabric.address)));
+  fabric_ = std::move(*fabric);
   return {};
 }
 
