@@ -65,6 +65,8 @@ class JobAgent {
   std::vector<WorkerReport> worker_reports() const;
   Epoch epoch() const { return memory_.epoch; }
   StateVersion safe() const { return memory_.safe; }
+  // Captures that were named and that this node could not keep, since the process started.
+  uint64_t captures_skipped() const { return captures_.skipped(); }
   const NodeJob* job() const { return job_ ? &*job_ : nullptr; }
 
  private:

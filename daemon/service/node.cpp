@@ -181,10 +181,15 @@ Status Node::Impl::open_storage() {
                                         may_live));
   for (const Error& damage : arena_->damage()) log::warn("{}", damage.to_string());
   RETURN_IF_ERROR(end_survivors_of_another_arena());
-  ASSIGN_OR_RETURN(fabric_,
-                   storage::open_libfabric({config_.fabric.provider, config_.fabric.address,
-                                            config_.fabric.port, config_.fabric.timeout_ms},
-                                           arena_->bytes()));
+  auto fabric = storage::open_libfabric({config_.fabric.provider, config_.fabric.address,
+                                         config_.fabric.port, config_.fabric.timeout_ms},
+                                        arena_->bytes());
+  if (!fabric)
+    return fail(with_context(fabric.error(),
+                             fmt::format("[fabric] in node.toml; address {}, by default the host of "
+                                         "`listen`",
+                                         config_.fabric.address)));
+  fabric_ = std::move(*fabric);
   return {};
 }
 
@@ -207,7 +212,9 @@ Status Node::Impl::end_survivors_of_another_arena() {
 }
 
 Status Node::Impl::open_peers() {
-  ASSIGN_OR_RETURN(peers_, PeerServer::listen(io_, config_.listen, identity_));
+  auto peers = PeerServer::listen(io_, config_.listen, identity_);
+  if (!peers) return fail(with_context(peers.error(), "`listen` in node.toml"));
+  peers_ = std::move(*peers);
   replica_calls_ = std::make_unique<PeerCaller>(io_, identity_);
   control_calls_ = std::make_unique<PeerCaller>(io_, identity_);
   replica_server_ = std::make_unique<storage::ReplicaServer>(

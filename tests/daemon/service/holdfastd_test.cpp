@@ -150,6 +150,19 @@ TEST_F(HoldfastdTest, WhatIsWrongInItsFileIsNamed) {
   EXPECT_EQ(Program("holdfastd", {"--confg", "x"}, at("log")).wait().code, 2);
 }
 
+TEST_F(HoldfastdTest, AnAddressThatIsNotOfThisHostIsNamedWithItsKey) {
+  std::string text = "listen = \"192.0.2.7:7400\"\n[cluster]\nseed = \"192.0.2.7:7400\"\n";
+  text = fmt::format(
+      "name = \"node-0\"\nstate_dir = \"{}\"\ncontrol_socket = \"{}\"\n{}[arena]\npath = \"{}\"\n"
+      "size = \"4MiB\"\n[fabric]\nprovider = \"tcp\"\n",
+      at("state").string(), at("control.sock").string(), text, (memory_.path() / "arena").string());
+  const Ended ended =
+      Program("holdfastd", {"--config", folder_.write("node.toml", text).string()}, at("log")).wait();
+  EXPECT_NE(ended.code, 0) << ended.output;
+  EXPECT_THAT(ended.output, HasSubstr("192.0.2.7"));
+  EXPECT_THAT(ended.output, HasSubstr("in node.toml"));
+}
+
 TEST_F(HoldfastdTest, WhatAnotherProgramHoldsIsNamed) {
   const auto daemon = launch({});
   ASSERT_THAT(notify_.next(), HasSubstr("READY=1"));
