@@ -200,6 +200,7 @@ void CaptureKeeper::forget_other_jobs(uint64_t keep_hash) {
 
 void CaptureKeeper::report_missed(uint32_t slot, Epoch epoch, Version version,
                                   const std::string& why, uint64_t attempt) {
+  ++skipped_;
   report_(WorkerCaptureMissed{self_, 0, slot, epoch, version, why, attempt});
 }
 

@@ -51,6 +51,8 @@ class CaptureKeeper {
   // Frees every published block of other jobs than this.
   void forget_other_jobs(uint64_t keep_hash);
 
+  uint64_t skipped() const { return skipped_; }  // captures that were missed, since the start
+
  private:
   struct Grant {
     std::vector<storage::BlockInfo> blocks;   // granted to the worker for this capture
@@ -76,6 +78,7 @@ class CaptureKeeper {
   std::map<uint32_t, Owner> owners_;                       // by slot
   std::map<std::pair<uint32_t, Version>, Grant> grants_;   // by slot and version
   std::vector<storage::BlockInfo> inherited_;
+  uint64_t skipped_ = 0;
   std::optional<storage::Watermark> watermark_;  // the last one of this epoch
 };
 
