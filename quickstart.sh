@@ -4,17 +4,20 @@
 #   ./quickstart.sh [--data PATH] [--compare] [--steps N] [--dir DIR]
 # Everything after the script's name goes to `holdfastctl quickstart`.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")"
+# Relative paths in the arguments are the caller's, hence no `cd` here.
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 
-cmake/install_packages.sh
+"$root"/cmake/install_packages.sh
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-build() {
+build() (
+  cd "$root"
   cmake --preset release -DHOLDFAST_TESTS=OFF -DHOLDFAST_BENCH=OFF >"$log" 2>&1 &&
     cmake --build --preset release --target holdfastd holdfast-worker holdfastctl >>"$log" 2>&1
-}
+)
 echo "building (the first time takes a few minutes)"
 build || { cat "$log" >&2; echo "quickstart.sh: the build failed, see above" >&2; exit 1; }
 
-exec build/release/bin/holdfastctl quickstart --job conf/jobs/quickstart.toml \
-  --dir build/quickstart "$@"
+rm -f "$log"
+exec "$root"/build/release/bin/holdfastctl quickstart --job "$root"/conf/jobs/quickstart.toml \
+  --dir "$root"/build/quickstart "$@"

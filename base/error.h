@@ -59,7 +59,7 @@ enum class ErrorCode : uint16_t {
   kJobExists = 801,
   kJobUnknown = 802,
   kJobState = 803,
-  kTooFewWorkers = 804,
+  // 804 was too_few_workers, never produced
   kGradientOverflow = 805,
   kLossNotFinite = 806,
   // 85x: accelerators
@@ -73,6 +73,8 @@ enum class ErrorCode : uint16_t {
   kProcess = 904,
   kTimeout = 905,
   kQueueFull = 906,
+  kNotFound = 907,
+  kInterrupted = 908,
   kInternal = 999,
 };
 

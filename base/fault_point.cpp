@@ -5,47 +5,62 @@
 
 #include <atomic>
 #include <cstdlib>
+#include <deque>
 #include <string>
 
 namespace holdfast {
 namespace {
 
-struct Armed {
+struct Link {
   std::string name;
-  long passes_left = 0;
-  std::string action;
+  std::string action = "kill";
+  std::atomic<long> passes_left{1};
 };
 
-Armed parse(const char* text) {
-  Armed armed;
-  std::string_view rest = text == nullptr ? std::string_view() : text;
-  if (rest.empty()) return armed;
-  const size_t colon = rest.find(':');
-  armed.name = rest.substr(0, colon);
-  armed.passes_left = 1;
-  armed.action = "kill";
-  if (colon == std::string_view::npos) return armed;
-  rest.remove_prefix(colon + 1);
-  const size_t second = rest.find(':');
-  armed.passes_left = std::atol(std::string(rest.substr(0, second)).c_str());
-  if (second != std::string_view::npos) armed.action = rest.substr(second + 1);
-  return armed;
+struct Chain {
+  std::deque<Link> links;         // empty: nothing is armed
+  std::atomic<size_t> current{0};  // the link whose passes count
+};
+
+// "name", "name:3", "name:3:stop"
+void parse_link(std::string_view text, Link& link) {
+  const size_t colon = text.find(':');
+  link.name = text.substr(0, colon);
+  if (colon == std::string_view::npos) return;
+  text.remove_prefix(colon + 1);
+  const size_t second = text.find(':');
+  link.passes_left = std::atol(std::string(text.substr(0, second)).c_str());
+  if (second != std::string_view::npos) link.action = text.substr(second + 1);
 }
 
-const Armed& armed() {
-  static const Armed value = parse(std::getenv("HOLDFAST_FAULT"));
+Chain& chain() {
+  static Chain value;
+  static const bool parsed = [] {
+    const char* text = std::getenv("HOLDFAST_FAULT");
+    std::string_view rest = text == nullptr ? std::string_view() : text;
+    while (!rest.empty()) {
+      const size_t plus = rest.find('+');
+      parse_link(rest.substr(0, plus), value.links.emplace_back());
+      rest = plus == std::string_view::npos ? std::string_view() : rest.substr(plus + 1);
+    }
+    return true;
+  }();
+  (void)parsed;
   return value;
 }
 
 }  // namespace
 
 bool fault_point_fails(std::string_view name) {
-  const Armed& a = armed();
-  if (a.name.empty() || a.name != name) return false;
-  static std::atomic<long> left{a.passes_left};
-  if (left.fetch_sub(1) != 1) return false;
-  if (a.action == "error") return true;
-  ::kill(::getpid(), a.action == "stop" ? SIGSTOP : SIGKILL);
+  Chain& armed = chain();
+  const size_t at = armed.current.load();
+  if (at >= armed.links.size() || armed.links[at].name != name) return false;
+  if (armed.links[at].passes_left.fetch_sub(1) != 1) return false;
+  armed.current.store(at + 1);  // of all threads one has seen the last pass
+  if (at + 1 < armed.links.size()) return false;
+  const std::string& action = armed.links[at].action;
+  if (action == "error") return true;
+  ::kill(::getpid(), action == "stop" ? SIGSTOP : SIGKILL);
   return false;
 }
 

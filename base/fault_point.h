@@ -1,6 +1,8 @@
 // Named places where a test can make this process fail. HOLDFAST_FAULT="name" or "name:3" (the third
 // time it is passed) sends SIGKILL to the process itself; "name:3:stop" sends SIGSTOP; "name:1:error"
-// makes fault_point return true so that the caller fails as it would for a real cause.
+// makes fault_point return true so that the caller fails as it would for a real cause. In
+// "first:2+second:1" the passes of `second` count from the second pass of `first` on; only the last
+// name of such a chain acts.
 #pragma once
 
 #include <string_view>

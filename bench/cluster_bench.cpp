@@ -33,16 +33,17 @@ int64_t wall_ms() {
       .count();
 }
 
+// Thrown up to main, so that every cluster on the way is stopped.
+struct Failed {
+  Error error;
+};
 template <class T>
 T must(Result<T> result) {
-  if (result) return std::move(*result);
-  fmt::print(stderr, "cluster_bench: {}\n", result.error().to_string());
-  std::exit(1);
+  if (!result) throw Failed{result.error()};
+  return std::move(*result);
 }
 void must(const Status& status) {
-  if (status) return;
-  fmt::print(stderr, "cluster_bench: {}\n", status.error().to_string());
-  std::exit(1);
+  if (!status) throw Failed{status.error()};
 }
 
 double median(std::vector<double> values) {
@@ -51,21 +52,31 @@ double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
+ctl::Playground make_playground(const fs::path& directory, uint32_t nodes) {
+  ctl::PlaygroundOptions options;
+  options.directory = directory;
+  options.nodes = nodes;
+  return must(ctl::Playground::create(options, true));
+}
+
 class Run {
  public:
-  Run(const fs::path& directory, const conf::JobConfig& job) {
-    ctl::PlaygroundOptions options;
-    options.directory = directory;
-    options.nodes = job.pipelines;
-    playground_.emplace(must(ctl::Playground::create(options, true)));
-    must(playground_->start_all());
+  Run(const fs::path& directory, const conf::JobConfig& job)
+      : playground_(make_playground(directory, job.pipelines)) {}
+  ~Run() {
+    if (const Status stopped = playground_.stop_all(); !stopped)
+      fmt::print(stderr, "cluster_bench: {}\n", stopped.error().to_string());
+  }
+  Run(const Run&) = delete;
+  Run& operator=(const Run&) = delete;
+
+  void begin(const conf::JobConfig& job) {
+    must(playground_.start_all());
     boost::json::object request;
     request["job"] = boost::json::value_from(job);
     must(client().call("POST", "/v1/jobs", request, 10'000));
   }
-  ~Run() { must(playground_->stop_all()); }
-
-  ctl::Playground& playground() { return *playground_; }
+  ctl::Playground& playground() { return playground_; }
   template <class T>
   T get(const std::string& target) {
     return must(from_json<T>(must(client().call("GET", target, {}, 5'000)), target));
@@ -91,15 +102,16 @@ class Run {
 
  private:
   daemon::ControlClient client() {
-    return daemon::ControlClient(playground_->nodes().front().control_socket);
+    return daemon::ControlClient(playground_.nodes().front().control_socket);
   }
-  std::optional<ctl::Playground> playground_;
+  ctl::Playground playground_;
 };
 
 std::vector<double> step_seconds(const fs::path& directory, conf::JobConfig job,
                                  const std::string& policy) {
   job.snapshot.policy = policy;
   Run run(directory, job);
+  run.begin(job);
   run.wait_for_step(job.steps);
   std::vector<double> seconds;
   for (const auto& row : run.get<std::vector<api::StepRow>>(
@@ -113,18 +125,20 @@ struct Recovery {
   double first_step_ms = 0;
 };
 
-// Kills the worker, the daemon or both of node-2 in the middle of a run.
+// Kills the worker of the last node, or its daemon too, in the middle of a run.
 Recovery recovery(const fs::path& directory, const conf::JobConfig& job, bool worker_only) {
   Run run(directory, job);
+  run.begin(job);
   run.wait_for_step(kWarmUpSteps);
   const uint64_t before = run.events().back().sequence;
-  const auto pid = must(run.playground().worker_pid("node-2"));
-  if (!pid) must(fail(ErrorCode::kProcess, "node-2 runs no worker"));
+  const std::string victim = run.playground().nodes().back().name;  // never the seed
+  const auto pid = must(run.playground().worker_pid(victim));
+  if (!pid) must(fail(ErrorCode::kProcess, victim + " runs no worker"));
   const int64_t killed_ms = wall_ms();
   if (worker_only) {
     kill(*pid, SIGKILL);
   } else {
-    must(run.playground().kill_node("node-2"));
+    must(run.playground().kill_node(victim));
   }
   Recovery result{-1, -1};
   run.wait_for("the first step after the failure", [&] {
@@ -154,29 +168,27 @@ boost::json::object summary(const std::vector<Recovery>& all) {
           {"first_step_ms_most", *std::max_element(first.begin(), first.end())}};
 }
 
-}  // namespace
-
-int main(int argc, char** argv) {
-  CLI::App app("Cost of snapshots and speed of recovery on a cluster on this machine");
-  fs::path job_file, data, out;
+struct Arguments {
+  fs::path job, data, out;
   uint32_t rounds = 3;
   uint64_t steps = 60;
-  app.add_option("--job", job_file)->required();
-  app.add_option("--data", data)->required();
-  app.add_option("--rounds", rounds)->capture_default_str();
-  app.add_option("--steps", steps)->capture_default_str();
-  app.add_option("--out", out);
-  CLI11_PARSE(app, argc, argv);
+};
 
-  conf::JobConfig job = must(conf::load_job(job_file));
-  job.data.path = fs::absolute(data).string();
-  job.steps = steps;
+void measure(const Arguments& arguments) {
+  const conf::JobConfig job = must(
+      conf::load_job(arguments.job, {.data = arguments.data.string(), .steps = arguments.steps}));
+  if (job.pipelines < 2)
+    must(fail(ErrorCode::kConfigValue, fmt::format("pipelines = {} in {}: one node of at least 2 is lost",
+                                                   job.pipelines, arguments.job.string())));
   const fs::path directory = fs::temp_directory_path() / fmt::format("holdfast-bench-{}", getpid());
 
   std::vector<double> none, dense, ratios;
-  for (uint32_t round = 0; round < rounds; ++round) {
-    const auto without = step_seconds(directory, job, "none");
-    const auto with = step_seconds(directory, job, "dense");
+  for (uint32_t round = 0; round < arguments.rounds; ++round) {
+    // Each goes first in turn: a machine that warms up or slows down favours neither.
+    std::vector<double> with, without;
+    if (round % 2 == 1) with = step_seconds(directory, job, "dense");
+    without = step_seconds(directory, job, "none");
+    if (round % 2 == 0) with = step_seconds(directory, job, "dense");
     ratios.push_back(median(with) / median(without));
     fmt::print("round {}: step {:.1f} ms without, {:.1f} ms with dense snapshots, ratio {:.3f}\n",
                round, 1e3 * median(without), 1e3 * median(with), ratios.back());
@@ -184,7 +196,7 @@ int main(int argc, char** argv) {
     dense.insert(dense.end(), with.begin(), with.end());
   }
   std::vector<Recovery> worker, node;
-  for (uint32_t round = 0; round < rounds; ++round) {
+  for (uint32_t round = 0; round < arguments.rounds; ++round) {
     worker.push_back(recovery(directory, job, true));
     node.push_back(recovery(directory, job, false));
     fmt::print("round {}: worker noticed {} ms, first step {} ms; node noticed {} ms, first step {} ms\n",
@@ -204,6 +216,25 @@ int main(int argc, char** argv) {
       {"node_killed", summary(node)}};
   const std::string text = boost::json::serialize(result);
   fmt::print("{}\n", text);
-  if (!out.empty()) std::ofstream(out) << text << "\n";
+  if (!arguments.out.empty()) std::ofstream(arguments.out) << text << "\n";
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app("Cost of snapshots and speed of recovery on a cluster on this machine");
+  Arguments arguments;
+  app.add_option("--job", arguments.job)->required();
+  app.add_option("--data", arguments.data)->required();
+  app.add_option("--rounds", arguments.rounds)->capture_default_str()->check(CLI::Range(1, 1000));
+  app.add_option("--steps", arguments.steps)->capture_default_str();
+  app.add_option("--out", arguments.out);
+  CLI11_PARSE(app, argc, argv);
+  try {
+    measure(arguments);
+  } catch (const Failed& failed) {
+    fmt::print(stderr, "cluster_bench: {}\n", failed.error.to_string());
+    return error_row(failed.error.code).exit_code;
+  }
   return 0;
 }

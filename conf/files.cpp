@@ -10,7 +10,7 @@ namespace holdfast::conf {
 Result<std::string> read_config_file(const std::filesystem::path& file) {
   std::error_code error;
   if (!std::filesystem::exists(file, error))
-    return fail(ErrorCode::kConfigMissing, fmt::format("no file {}", file.string()));
+    return fail(ErrorCode::kConfigMissing, fmt::format("there is no file {}", file.string()));
   if (std::filesystem::is_directory(file, error))
     return fail(ErrorCode::kFileIo, fmt::format("{} is a folder", file.string()));
   std::ifstream in(file);

@@ -48,13 +48,19 @@ void read_snapshot(TomlTable t, SnapshotConfig& s) {
   t.integer("every", s.every);
 }
 
-Status valid_name(const std::string& name) {
-  const bool ok = !name.empty() && name.size() <= 64 && name.front() != '.' &&
-                  name.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-                                         "0123456789-_.") == std::string::npos;
-  if (ok) return {};
+// The coordinator keeps a few words for every shard of the job.
+constexpr uint64_t kMostShards = uint64_t{1} << 20;
+
+Status shards_fit(const JobConfig& job) {
+  const ModelConfig& m = job.model;
+  // Embedding, head; attention, router and experts of every layer.
+  const uint64_t groups = 2 + uint64_t{m.layers} * (2 + uint64_t{m.experts});
+  if (groups * job.slices() <= kMostShards) return {};
   return fail(ErrorCode::kConfigValue,
-              fmt::format("name = \"{}\" must be 1 to 64 letters, digits, '-', '_' or '.'", name));
+              fmt::format("{} = {} slices of the {} parameter groups that model.layers = {} and "
+                          "model.experts = {} make are {} shards; {} at most",
+                          job.shards == 0 ? "pipelines" : "shards", job.slices(), groups, m.layers,
+                          m.experts, groups * job.slices(), kMostShards));
 }
 
 Status validate_optimizer(const OptimizerConfig& o) {
@@ -70,18 +76,30 @@ Status validate_optimizer(const OptimizerConfig& o) {
 
 }  // namespace
 
+bool valid_name(std::string_view name) {
+  return !name.empty() && name.size() <= 64 && name.front() != '.' &&
+         name.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                                "0123456789-_.") == std::string_view::npos;
+}
+
 Status validate(const JobConfig& job) {
-  RETURN_IF_ERROR(valid_name(job.name.value));
+  if (!valid_name(job.name.value))
+    return fail(ErrorCode::kConfigValue,
+                fmt::format("name = \"{}\" must be 1 to 64 letters, digits, '-', '_' or '.'",
+                            job.name.value));
   RETURN_IF_ERROR(validate(job.model));
   RETURN_IF_ERROR(in_range("steps", job.steps, uint64_t{1}, uint64_t{1} << 40));
   RETURN_IF_ERROR(in_range("pipelines", job.pipelines, 1, 4096));
   RETURN_IF_ERROR(in_range("micro_batches", job.micro_batches, 1, 4096));
   RETURN_IF_ERROR(in_range("micro_batch_sequences", job.micro_batch_sequences, 1, 65536));
   RETURN_IF_ERROR(in_range("shards", job.shards, 0, 65536));
+  RETURN_IF_ERROR(shards_fit(job));
   RETURN_IF_ERROR(in_range("slots_per_worker", job.slots_per_worker, 0, 65536));
   RETURN_IF_ERROR(in_range("tolerate", job.tolerate, 0, 4096));
   RETURN_IF_ERROR(in_range("evaluate_micro_batches", job.evaluate_micro_batches, 1, 65536));
   RETURN_IF_ERROR(validate_optimizer(job.optimizer));
+  if (job.data.path.empty())
+    return fail(ErrorCode::kConfigMissing, "data.path is missing: give it in FILE or with --data");
   if (!(job.data.held_out_fraction > 0 && job.data.held_out_fraction <= 0.5))
     return fail(ErrorCode::kConfigValue,
                 fmt::format("data.held_out_fraction = {} is not above 0 and at most 0.5",
@@ -104,7 +122,8 @@ Status validate(const JobConfig& job) {
   return {};
 }
 
-Result<JobConfig> parse_job(const std::string& toml, const std::filesystem::path& named) {
+Result<JobConfig> parse_job(const std::string& toml, const std::filesystem::path& named,
+                            const JobOverrides& instead) {
   ASSIGN_OR_RETURN(TomlTable root, TomlTable::parse(toml, named));
   JobConfig job;
   root.text("name", job.name.value);
@@ -130,14 +149,18 @@ Result<JobConfig> parse_job(const std::string& toml, const std::filesystem::path
     job.data.path = (std::filesystem::absolute(named).parent_path() / data)
                         .lexically_normal()
                         .string();
+  if (!instead.data.empty())
+    job.data.path = std::filesystem::absolute(instead.data).lexically_normal().string();
+  if (!instead.name.empty()) job.name = JobId(instead.name);
+  if (instead.steps) job.steps = *instead.steps;
   if (Status valid = validate(job); !valid)
     return fail(with_context(valid.error(), "in " + named.string()));
   return job;
 }
 
-Result<JobConfig> load_job(const std::filesystem::path& file) {
+Result<JobConfig> load_job(const std::filesystem::path& file, const JobOverrides& instead) {
   ASSIGN_OR_RETURN(const std::string text, read_config_file(file));
-  return parse_job(text, file);
+  return parse_job(text, file, instead);
 }
 
 }  // namespace holdfast::conf

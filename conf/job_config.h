@@ -4,7 +4,9 @@
 #include <boost/describe.hpp>
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
+#include <string_view>
 
 #include "base/ids.h"
 #include "base/result.h"
@@ -75,11 +77,20 @@ BOOST_DESCRIBE_STRUCT(JobConfig, (),
                        slots_per_worker, tolerate, reproducible, evaluate_every,
                        evaluate_micro_batches, model, data, optimizer, snapshot))
 
+// Job names stand in paths and URLs: 1 to 64 letters, digits, '-', '_' or '.', none in front.
+bool valid_name(std::string_view name);
 // Ranges and divisibility, every message naming key, value and allowed values.
 Status validate(const JobConfig& job);
+// What a person may give beside the file: put in before anything is checked.
+struct JobOverrides {
+  std::string name = {};
+  std::string data = {};  // relative to the current folder
+  std::optional<uint64_t> steps = {};
+};
 // Unknown keys are rejected with the nearest known one, errors name file, line and key. A relative
 // data.path is relative to the job file.
-Result<JobConfig> load_job(const std::filesystem::path& file);
-Result<JobConfig> parse_job(const std::string& toml, const std::filesystem::path& named);
+Result<JobConfig> load_job(const std::filesystem::path& file, const JobOverrides& instead = {});
+Result<JobConfig> parse_job(const std::string& toml, const std::filesystem::path& named,
+                            const JobOverrides& instead = {});
 
 }  // namespace holdfast::conf

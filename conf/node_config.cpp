@@ -41,13 +41,42 @@ Status valid_address(const char* key, const std::string& address) {
               fmt::format("{} = \"{}\" must be host:port, as 10.0.0.5:7400", key, address));
 }
 
+// "10.0.0.5:7400" -> "10.0.0.5", "[::1]:7400" -> "::1"
+std::string host_of(const std::string& address) {
+  std::string host = address.substr(0, address.rfind(':'));
+  if (host.size() > 1 && host.front() == '[' && host.back() == ']')
+    host = host.substr(1, host.size() - 2);
+  return host;
+}
+bool is_loopback(const std::string& host) {
+  return host == "localhost" || host == "::1" || host.starts_with("127.");
+}
+
 // What we listen on is what other nodes are told to connect to.
-Status not_wildcard(const char* key, const std::string& address) {
-  if (!address.starts_with("0.0.0.0:") && !address.starts_with("[::]:")) return {};
+Status reachable(const char* key, const std::string& value, const std::string& host,
+                 const char* example) {
+  if (!host.empty() && host != "0.0.0.0" && host != "::" && host != "*") return {};
   return fail(ErrorCode::kConfigValue,
               fmt::format("{} = \"{}\" is no address that other nodes could connect to; give this "
-                          "node's own, as 10.0.0.5:7400",
-                          key, address));
+                          "node's own, as {}",
+                          key, value, example));
+}
+
+// A node that others reach by its own address must be reached there by their fabric and workers too.
+Status as_far_as_listen(const char* key, const std::string& host, const std::string& listen) {
+  RETURN_IF_ERROR(reachable(key, host, host, "10.0.0.5"));
+  if (!is_loopback(host) || is_loopback(host_of(listen))) return {};
+  return fail(ErrorCode::kConfigValue,
+              fmt::format("{} = \"{}\" is reached from this node only, listen = \"{}\" from others; "
+                          "leave it out to use the host of listen",
+                          key, host, listen));
+}
+
+// The daemon's current folder is whatever its starter had.
+Status absolute_path(const char* key, const std::filesystem::path& path) {
+  if (path.is_absolute()) return {};
+  return fail(ErrorCode::kConfigValue,
+              fmt::format("{} = \"{}\" must be an absolute path", key, path.string()));
 }
 
 Status fits_socket(const char* key, const std::filesystem::path& path) {
@@ -90,8 +119,13 @@ Status validate(const NodeConfig& node) {
     return fail(ErrorCode::kConfigValue,
                 fmt::format("name = \"{}\" must have 1 to 63 characters", node.name.value));
   RETURN_IF_ERROR(valid_address("listen", node.listen));
-  RETURN_IF_ERROR(not_wildcard("listen", node.listen));
+  RETURN_IF_ERROR(reachable("listen", node.listen, host_of(node.listen), "10.0.0.5:7400"));
+  RETURN_IF_ERROR(as_far_as_listen("fabric.address", node.fabric.address, node.listen));
+  RETURN_IF_ERROR(as_far_as_listen("worker.address", node.worker.address, node.listen));
   RETURN_IF_ERROR(valid_address("cluster.seed", node.cluster.seed));
+  RETURN_IF_ERROR(absolute_path("state_dir", node.state_dir));
+  RETURN_IF_ERROR(absolute_path("control_socket", node.control_socket));
+  RETURN_IF_ERROR(absolute_path("arena.path", node.arena.path));
   RETURN_IF_ERROR(fits_socket("control_socket", node.control_socket));
   RETURN_IF_ERROR(fits_socket("state_dir/worker.sock", node.state_dir / "worker.sock"));
   RETURN_IF_ERROR(in_range("cluster.heartbeat_ms", node.cluster.heartbeat_ms, 10, 60'000));
@@ -100,8 +134,8 @@ Status validate(const NodeConfig& node) {
   RETURN_IF_ERROR(
       in_range("cluster.quiesce_timeout_ms", node.cluster.quiesce_timeout_ms, 100, 600'000));
   RETURN_IF_ERROR(in_range("cluster.arena_wait_ms", node.cluster.arena_wait_ms, 0, 3'600'000));
-  RETURN_IF_ERROR(in_range("arena.size", node.arena.size_bytes, uint64_t{1} << 20,
-                           uint64_t{1} << 50));
+  RETURN_IF_ERROR(in_range("arena.size", node.arena.size_bytes, kLeastArenaBytes,
+                           kMostArenaBytes));
   RETURN_IF_ERROR(in_range("fabric.timeout_ms", node.fabric.timeout_ms, 10, 600'000));
   RETURN_IF_ERROR(in_range("worker.slots", node.worker.slots, 1, 64));
   RETURN_IF_ERROR(in_range("worker.start_timeout_ms", node.worker.start_timeout_ms, 100, 600'000));
@@ -142,6 +176,7 @@ Result<NodeConfig> parse_node(const std::string& toml, const std::filesystem::pa
   read_path(arena, "path", node.arena.path);
   arena.bytes("size", node.arena.size_bytes);
 
+  node.fabric.address = node.worker.address = host_of(node.listen);
   TomlTable fabric = root.table("fabric");
   fabric.text("provider", node.fabric.provider);
   fabric.text("address", node.fabric.address);

@@ -20,6 +20,9 @@ struct ClusterConfig {
   uint32_t arena_wait_ms = 10'000;    // before going below the safe version
 };
 
+inline constexpr uint64_t kLeastArenaBytes = uint64_t{1} << 20;
+inline constexpr uint64_t kMostArenaBytes = uint64_t{1} << 50;
+
 struct ArenaConfig {
   std::filesystem::path path = "/dev/shm/holdfast/arena";
   uint64_t size_bytes = uint64_t{1} << 30;  // written "1GiB" in the file
@@ -27,7 +30,7 @@ struct ArenaConfig {
 
 struct FabricConfig {
   std::string provider = "auto";  // auto: verbs, then tcp
-  std::string address = "127.0.0.1";
+  std::string address;  // default: the host of `listen`
   uint16_t port = 0;  // 0: any
   uint32_t timeout_ms = 5'000;
 };
@@ -35,7 +38,7 @@ struct FabricConfig {
 struct WorkerConfig {
   uint32_t slots = 1;  // training processes on this node
   std::string program;  // empty: holdfast-worker beside holdfastd
-  std::string address = "127.0.0.1";  // for collectives
+  std::string address;  // for collectives; default: the host of `listen`
   uint32_t start_timeout_ms = 20'000;
   uint32_t hang_timeout_ms = 2'000;  // a frozen progress counter, worker alive
   uint32_t restart_backoff_ms = 200;  // doubles up to 10 s

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -32,7 +33,7 @@ struct SubmitOptions {
   std::filesystem::path file;
   std::string data;  // overrides data.path
   std::string name;  // overrides name
-  uint64_t steps = 0;  // overrides steps when not 0
+  std::optional<uint64_t> steps;  // overrides steps
   bool wait = false;
 };
 Status submit_job(const Connection& connection, const SubmitOptions& options);
@@ -71,7 +72,7 @@ struct QuickstartArguments {
   std::filesystem::path directory;
   std::filesystem::path data = "/usr/include";
   std::filesystem::path job;  // empty: conf/jobs/quickstart.toml beside the program's share folder
-  uint64_t steps = 0;         // 0: the job file's
+  std::optional<uint64_t> steps;  // instead of the job file's
   bool compare = false;
 };
 Status run_quickstart(const QuickstartArguments& arguments);

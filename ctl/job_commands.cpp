@@ -34,12 +34,8 @@ Status act(const Connection& connection, const std::string& job, const std::stri
 }  // namespace
 
 Status submit_job(const Connection& connection, const SubmitOptions& options) {
-  ASSIGN_OR_RETURN(conf::JobConfig job, conf::load_job(options.file));
-  if (!options.data.empty())
-    job.data.path = std::filesystem::absolute(options.data).lexically_normal().string();
-  if (!options.name.empty()) job.name = JobId(options.name);
-  if (options.steps != 0) job.steps = options.steps;
-  RETURN_IF_ERROR(conf::validate(job));
+  ASSIGN_OR_RETURN(const conf::JobConfig job,
+                   conf::load_job(options.file, {options.name, options.data, options.steps}));
   boost::json::object request;
   request["job"] = boost::json::value_from(job);
   ASSIGN_OR_RETURN(const boost::json::value body, post(connection, "/v1/jobs", request));
@@ -55,7 +51,8 @@ Status list_jobs(const Connection& connection) {
   if (connection.json) return print_json(body);
   ASSIGN_OR_RETURN(const auto jobs, from_json<std::vector<api::JobSummary>>(body, "jobs"));
   if (jobs.empty()) {
-    fmt::print("no jobs; `holdfastctl job submit conf/jobs/quickstart.toml` starts one\n");
+    fmt::print("no jobs; `holdfastctl job submit conf/jobs/quickstart.toml --data FILE.tokens` "
+               "starts one\n");
     return {};
   }
   Table table({"JOB", "STATE", "STEP", "OF", "LANES", "SAFE", "LOSS", "HELD-OUT", "DETAIL"});
@@ -70,8 +67,8 @@ Status list_jobs(const Connection& connection) {
 Status show_job(const Connection& connection, const std::string& job) {
   ASSIGN_OR_RETURN(const boost::json::value body, get(connection, "/v1/jobs/" + job));
   if (connection.json) return print_json(body);
-  ASSIGN_OR_RETURN(const auto summary, from_json<api::JobSummary>(body.at("summary"), "job"));
-  ASSIGN_OR_RETURN(const auto config, from_json<conf::JobConfig>(body.at("config"), "job"));
+  ASSIGN_OR_RETURN(const auto summary, member<api::JobSummary>(body, "summary"));
+  ASSIGN_OR_RETURN(const auto config, member<conf::JobConfig>(body, "config"));
   print_job_line(summary);
   const conf::ModelConfig& model = config.model;
   fmt::print("model    {} layers, width {}, {} heads ({} kv), {} experts of {}, top-{}, context {}\n",
@@ -82,7 +79,7 @@ Status show_job(const Connection& connection, const std::string& job) {
              config.reproducible ? ", reproducible" : "");
   fmt::print("data     {}\n", config.data.path);
   fmt::print("snapshot {}, {} replicas\n", config.snapshot.policy, config.snapshot.replicas);
-  ASSIGN_OR_RETURN(const auto views, from_json<std::vector<daemon::View>>(body.at("views"), "job"));
+  ASSIGN_OR_RETURN(const auto views, member<std::vector<daemon::View>>(body, "views"));
   Table table({"EPOCH", "BASE", "LANES", "WHY"});
   for (const daemon::View& view : views)
     table.add({to_string(view.epoch), to_string(view.base), std::to_string(view.members.size()),

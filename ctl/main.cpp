@@ -3,12 +3,14 @@
 #include <fmt/ranges.h>
 
 #include <CLI/CLI.hpp>
+#include <charconv>
 #include <cstdio>
 #include <functional>
 #include <set>
 #include <string>
 #include <vector>
 
+#include "conf/job_config.h"
 #include "conf/toml_table.h"
 #include "ctl/commands.h"
 
@@ -27,6 +29,32 @@ constexpr const char* kFooter =
     "Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 not found, 4 wrong state or conflict,\n"
     "5 daemon or peer unreachable, 6 timed out, 7 damaged or foreign data, 8 out of room.\n"
     "The daemon is chosen by --socket, else HOLDFAST_SOCKET, else /run/holdfast/control.sock.";
+
+// Digits only, from `least` to `most`: CLI11 alone takes "-1" for a large number.
+CLI::Validator whole(uint64_t least, uint64_t most = UINT64_MAX) {
+  return CLI::Validator(
+      [least, most](std::string& text) {
+        uint64_t value = 0;
+        const char* end = text.data() + text.size();
+        const auto [rest, code] = std::from_chars(text.data(), end, value);
+        if (code == std::errc() && rest == end && value >= least && value <= most)
+          return std::string();
+        return most == UINT64_MAX
+                   ? fmt::format("{} is not a whole number from {} on", text, least)
+                   : fmt::format("{} is not a whole number from {} to {}", text, least, most);
+      },
+      "");
+}
+constexpr uint64_t kMostSteps = uint64_t{1} << 40;
+
+CLI::Validator job_name() {
+  return CLI::Validator(
+      [](std::string& text) {
+        if (conf::valid_name(text)) return std::string();
+        return fmt::format("\"{}\" is no job name: 1 to 64 letters, digits, '-', '_' or '.'", text);
+      },
+      "");
+}
 
 void add_output(CLI::App& command, Connection& connection) {
   command
@@ -60,8 +88,10 @@ void add_cluster(CLI::App& app, Connection& c, Chosen& chosen, EventsOptions& ev
                      [&c, &events] { return show_events(c, events); });
   add_output(e, c);
   e.add_flag("-f,--follow", events.follow, "Go on printing new events until interrupted");
-  e.add_option("--since", events.since, "Only events from this number on");
-  e.add_option("-n,--limit", events.limit, "At most this many old events")->capture_default_str();
+  e.add_option("--since", events.since, "Only events from this number on")->check(whole(0));
+  e.add_option("-n,--limit", events.limit, "At most this many old events")
+      ->capture_default_str()
+      ->check(whole(1));
 }
 
 struct JobArguments {
@@ -80,14 +110,15 @@ void add_jobs(CLI::App& app, Connection& c, Chosen& chosen, JobArguments& a) {
   submit.add_option("FILE", a.submit.file, "The job file")->required();
   submit.add_option("--data", a.submit.data, "Token file, instead of data.path");
   submit.add_option("--name", a.submit.name, "Job name, instead of the file's");
-  submit.add_option("--steps", a.submit.steps, "Steps, instead of the file's");
+  submit.add_option("--steps", a.submit.steps, "Steps, instead of the file's")
+      ->check(whole(1, kMostSteps));
   submit.add_flag("--wait", a.submit.wait, "Return when the job has ended, with its result");
   add_output(submit, c);
   add_output(leaf(job, "list", "Every job", chosen, [&c] { return list_jobs(c); }), c);
 
   const auto named = [&](const char* name, const char* text, Action action) -> CLI::App& {
     CLI::App& command = leaf(job, name, text, chosen, std::move(action));
-    command.add_option("JOB", a.name, "The job's name")->required();
+    command.add_option("JOB", a.name, "The job's name")->required()->check(job_name());
     add_output(command, c);
     return command;
   };
@@ -102,11 +133,13 @@ void add_jobs(CLI::App& app, Connection& c, Chosen& chosen, JobArguments& a) {
         [&c, &a] { return remove_job(c, a.name); });
   CLI::App& steps = named("steps", "Finished steps with their losses",
                           [&c, &a] { return show_job_steps(c, a.name, a.from, a.limit); });
-  steps.add_option("--from", a.from, "First step");
-  steps.add_option("-n,--limit", a.limit, "At most this many")->capture_default_str();
+  steps.add_option("--from", a.from, "First step")->check(whole(0));
+  steps.add_option("-n,--limit", a.limit, "At most this many")
+      ->capture_default_str()
+      ->check(whole(1));
   named("logs", "The log of this node's worker", [&c, &a] {
     return show_job_logs(c, a.name, a.lines);
-  }).add_option("-n,--lines", a.lines, "The last lines")->capture_default_str();
+  }).add_option("-n,--lines", a.lines, "The last lines")->capture_default_str()->check(whole(1));
 }
 
 void add_data(CLI::App& app, Connection& c, Chosen& chosen, PrepareOptions& a) {
@@ -123,7 +156,7 @@ void add_playground(CLI::App& app, Chosen& chosen, PlaygroundArguments& a, Quick
   CLI::App& p = *app.add_subcommand("playground", "A cluster on this machine, to try things out");
   p.require_subcommand(0, 1);
   p.add_option("--dir", a.directory, "Folder for its nodes");
-  p.add_option("--nodes", a.nodes, "How many")->capture_default_str()->check(CLI::Range(1, 64));
+  p.add_option("--nodes", a.nodes, "How many")->capture_default_str()->check(whole(1, 64));
   p.add_option("--arena", a.arena_size, "Snapshot memory of each node")->capture_default_str();
   p.add_flag("--detach", a.detach, "Return when it is up; `playground stop` ends it");
   p.callback([&p, &a, &chosen] {
@@ -151,8 +184,9 @@ void add_playground(CLI::App& app, Chosen& chosen, PlaygroundArguments& a, Quick
       ->required()
       ->take_last();
   quick.add_option("--data", q.data, "File or folder of text")->capture_default_str();
-  quick.add_option("--job", q.job, "Job file")->required();
-  quick.add_option("--steps", q.steps, "Steps, instead of the job file's");
+  quick.add_option("--job", q.job, "Job file")->required()->take_last();
+  quick.add_option("--steps", q.steps, "Steps, instead of the job file's")
+      ->check(whole(1, kMostSteps));
   quick.add_flag("--compare", q.compare, "Run the same job unbroken too");
 }
 
@@ -201,14 +235,14 @@ int run(int argc, char** argv) {
 
   try {
     app.parse(argc, argv);
-  } catch (const CLI::RequiredError& error) {
-    const bool command = std::string_view(error.what()).find("subcommand") != std::string_view::npos;
+  } catch (const CLI::Success& asked) {  // --help, --version
+    return app.exit(asked);
+  } catch (const CLI::ParseError& error) {
+    const bool command = dynamic_cast<const CLI::RequiredError*>(&error) != nullptr &&
+                         std::string_view(error.what()).find("subcommand") != std::string_view::npos;
     const Error usage{ErrorCode::kUsage, command ? missing_command(app) : error.what()};
     std::fprintf(stderr, "holdfastctl: %s\n", usage.to_string().c_str());
     return error_row(ErrorCode::kUsage).exit_code;
-  } catch (const CLI::ParseError& error) {
-    const int code = app.exit(error);
-    return code == 0 ? 0 : error_row(ErrorCode::kUsage).exit_code;
   }
   if (!chosen.action) return error_row(ErrorCode::kUsage).exit_code;
   const Status status = chosen.action();

@@ -2,6 +2,7 @@
 #include <signal.h>
 
 #include "conf/node_config.h"
+#include "conf/range.h"
 #include "ctl/commands.h"
 #include "ctl/playground/playground.h"
 
@@ -39,6 +40,8 @@ Status run_playground(const PlaygroundArguments& arguments) {
   options.directory = arguments.directory;
   options.nodes = arguments.nodes;
   ASSIGN_OR_RETURN(options.arena_bytes, conf::parse_bytes(arguments.arena_size));
+  RETURN_IF_ERROR(conf::in_range("--arena", options.arena_bytes, conf::kLeastArenaBytes,
+                                 conf::kMostArenaBytes));
   ASSIGN_OR_RETURN(Playground playground, Playground::create(options, false));
   if (const Status started = playground.start_all(); !started) {
     (void)playground.stop_all();
@@ -68,16 +71,16 @@ Status stop_playground(const PlaygroundArguments& arguments) {
 Status kill_playground_node(const PlaygroundArguments& arguments) {
   ASSIGN_OR_RETURN(Playground playground, Playground::open(arguments.directory));
   if (!playground.has_node(arguments.node))
-    return fail(ErrorCode::kUsage, fmt::format("no node {} in {}", arguments.node,
-                                               arguments.directory.string()));
+    return fail(ErrorCode::kNotFound, fmt::format("no node {} in {}", arguments.node,
+                                                  arguments.directory.string()));
   return playground.kill_node(arguments.node);
 }
 
 Status start_playground_node(const PlaygroundArguments& arguments) {
   ASSIGN_OR_RETURN(Playground playground, Playground::open(arguments.directory));
   if (!playground.has_node(arguments.node))
-    return fail(ErrorCode::kUsage, fmt::format("no node {} in {}", arguments.node,
-                                               arguments.directory.string()));
+    return fail(ErrorCode::kNotFound, fmt::format("no node {} in {}", arguments.node,
+                                                  arguments.directory.string()));
   return playground.start_node(arguments.node);
 }
 

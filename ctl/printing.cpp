@@ -14,6 +14,10 @@ namespace holdfast::ctl {
 
 namespace api = daemon::api;
 
+namespace {
+constexpr auto kPoll = std::chrono::milliseconds(200);
+}
+
 Result<boost::json::value> get(const Connection& connection, const std::string& target) {
   return daemon::ControlClient(connection.socket).call("GET", target, {}, kCallTimeoutMs);
 }
@@ -21,6 +25,13 @@ Result<boost::json::value> get(const Connection& connection, const std::string& 
 Result<boost::json::value> post(const Connection& connection, const std::string& target,
                                 const boost::json::value& body) {
   return daemon::ControlClient(connection.socket).call("POST", target, body, kCallTimeoutMs);
+}
+
+bool Patience::bears(const Error& error) {
+  if (error.code != ErrorCode::kPeerUnreachable && error.code != ErrorCode::kTimeout) return false;
+  const auto now = std::chrono::steady_clock::now();
+  if (!since_) since_ = now;
+  return now - *since_ < std::chrono::seconds(60);
 }
 
 Status print_json(const boost::json::value& body) {
@@ -50,9 +61,15 @@ void print_job_line(const api::JobSummary& job) {
 
 Result<api::JobSummary> wait_for_job(const Connection& connection, const std::string& job) {
   const bool live = isatty(STDOUT_FILENO) == 1 && !connection.json;
-  for (;;) {
-    ASSIGN_OR_RETURN(const boost::json::value body, get(connection, "/v1/jobs/" + job));
-    ASSIGN_OR_RETURN(auto summary, from_json<api::JobSummary>(body.at("summary"), "job"));
+  Patience patience;
+  for (;; std::this_thread::sleep_for(kPoll)) {  // polling at a person's pace
+    const auto body = get(connection, "/v1/jobs/" + job);
+    if (!body) {
+      if (patience.bears(body.error())) continue;
+      return fail(body.error());
+    }
+    patience.answered();
+    ASSIGN_OR_RETURN(auto summary, member<api::JobSummary>(*body, "summary"));
     if (live) {
       fmt::print("\r\033[K{}: {}  step {}/{}  loss {}  {:.0f} tokens/s  {} lanes",
                  summary.name.value, summary.state, summary.step, summary.steps,
@@ -68,7 +85,6 @@ Result<api::JobSummary> wait_for_job(const Connection& connection, const std::st
         return fail(ErrorCode::kJobState, fmt::format("job {} failed: {}", job, summary.detail));
       return summary;
     }
-    std::this_thread::sleep_for(std::chrono::milliseconds(200));  // polling at a person's pace
   }
 }
 

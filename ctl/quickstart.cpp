@@ -1,12 +1,11 @@
-// The quickstart: a four-node cluster on this machine trains on real text, loses a node a third of the
+// The quickstart: a four-node cluster on this machine trains on real text, loses its last node a third of the
 // way in, gets it back, and finishes. Everything it prints was measured in this run.
 #include <fmt/format.h>
+#include <signal.h>
 #include <unistd.h>
 
 #include <chrono>
 #include <cstdio>
-#include <map>
-#include <thread>
 
 #include "base/json.h"
 #include "conf/job_config.h"
@@ -22,10 +21,9 @@ namespace {
 namespace api = daemon::api;
 namespace fs = std::filesystem;
 
-constexpr const char* kVictim = "node-2";
 constexpr uint64_t kMaxTextBytes = uint64_t{32} << 20;
 constexpr int64_t kRunLimitMs = 15 * 60 * 1000;
-constexpr auto kPoll = std::chrono::milliseconds(100);
+constexpr timespec kPoll{0, 100'000'000};
 
 int64_t wall_ms() {
   return std::chrono::duration_cast<std::chrono::milliseconds>(
@@ -33,8 +31,24 @@ int64_t wall_ms() {
       .count();
 }
 
+sigset_t interrupts() {
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGINT);
+  sigaddset(&set, SIGTERM);
+  return set;
+}
+
+// Waits for the next poll; the error says that the person has had enough.
+Status pause_unless_interrupted() {
+  const sigset_t set = interrupts();
+  if (sigtimedwait(&set, nullptr, &kPoll) < 0) return {};
+  return fail(ErrorCode::kInterrupted, "the quickstart was interrupted");
+}
+
 // What happened to the node that was killed, for the table.
 struct Failure {
+  std::string node;
   int64_t killed_ms = 0;
   uint64_t killed_at_step = 0;
   bool restarted = false;
@@ -76,9 +90,16 @@ Result<api::JobSummary> follow(Playground& playground, uint64_t steps, bool brea
   const Connection connection{playground.nodes().front().control_socket, false};
   ProgressLine line;
   const int64_t deadline = wall_ms() + kRunLimitMs;
+  Patience patience;
   while (wall_ms() < deadline) {
-    ASSIGN_OR_RETURN(const boost::json::value body, get(connection, "/v1/status"));
-    ASSIGN_OR_RETURN(const api::Status status, from_json<api::Status>(body, "status"));
+    RETURN_IF_ERROR(pause_unless_interrupted());
+    const auto body = get(connection, "/v1/status");
+    if (!body) {
+      if (patience.bears(body.error())) continue;
+      return fail(body.error());
+    }
+    patience.answered();
+    ASSIGN_OR_RETURN(const api::Status status, from_json<api::Status>(*body, "status"));
     line.show(status);
     if (status.job && ended(status.job->state)) {
       line.say("");
@@ -89,17 +110,17 @@ Result<api::JobSummary> follow(Playground& playground, uint64_t steps, bool brea
     }
     const uint64_t step = status.job ? status.job->step : 0;
     if (break_it && failure.killed_ms == 0 && step >= steps / 3) {
-      line.say(fmt::format("-- SIGKILL to {}: its daemon and its worker", kVictim));
+      failure.node = playground.nodes().back().name;  // never the seed
+      line.say(fmt::format("-- SIGKILL to {}: its daemon and its worker", failure.node));
       failure.killed_at_step = step;
       failure.killed_ms = wall_ms();
-      RETURN_IF_ERROR(playground.kill_node(kVictim));
+      RETURN_IF_ERROR(playground.kill_node(failure.node));
     }
     if (failure.killed_ms != 0 && !failure.restarted && step >= steps * 6 / 10) {
-      line.say(fmt::format("-- starting {} again", kVictim));
+      line.say(fmt::format("-- starting {} again", failure.node));
       failure.restarted = true;
-      RETURN_IF_ERROR(playground.start_node(kVictim));
+      RETURN_IF_ERROR(playground.start_node(failure.node));
     }
-    std::this_thread::sleep_for(kPoll);  // polling a person's interface at a person's pace
   }
   return fail(ErrorCode::kTimeout, "the job did not end within 15 minutes");
 }
@@ -129,7 +150,7 @@ Status print_failure(const Playground& playground, const Failure& failure, Table
     }
     if (event.kind == "rejoined") rejoined = detail(event, "step");
   }
-  table.add({"node killed", fmt::format("{} at step {}", kVictim, failure.killed_at_step)});
+  table.add({"node killed", fmt::format("{} at step {}", failure.node, failure.killed_at_step)});
   table.add({"noticed after", noticed ? fmt::format("{} ms", *noticed) : "-"});
   table.add({"first step completed after",
              first_step ? fmt::format("{} ms", *first_step) : "-"});
@@ -140,11 +161,12 @@ Status print_failure(const Playground& playground, const Failure& failure, Table
 
 Result<conf::JobConfig> make_job(const QuickstartArguments& arguments, const fs::path& tokens,
                                  const std::string& name) {
-  ASSIGN_OR_RETURN(conf::JobConfig job, conf::load_job(arguments.job));
-  job.name = JobId(name);
-  job.data.path = tokens.string();
-  if (arguments.steps != 0) job.steps = arguments.steps;
-  RETURN_IF_ERROR(conf::validate(job));
+  ASSIGN_OR_RETURN(conf::JobConfig job,
+                   conf::load_job(arguments.job, {name, tokens.string(), arguments.steps}));
+  if (job.pipelines < 2)
+    return fail(ErrorCode::kConfigValue,
+                fmt::format("pipelines = {} in {}: the quickstart loses one node of at least 2",
+                            job.pipelines, arguments.job.string()));
   return job;
 }
 
@@ -183,12 +205,13 @@ Result<RunResult> run_once(const QuickstartArguments& arguments, const fs::path&
 }  // namespace
 
 Status run_quickstart(const QuickstartArguments& arguments) {
+  const fs::path tokens = fs::absolute(arguments.directory / "text.tokens").lexically_normal();
+  RETURN_IF_ERROR(make_job(arguments, tokens, "quickstart"));  // before anything is made or started
   std::error_code error;
   fs::create_directories(arguments.directory, error);
   if (error)
     return fail(ErrorCode::kFileIo,
                 fmt::format("{}: {}", arguments.directory.string(), error.message()));
-  const fs::path tokens = fs::absolute(arguments.directory / "text.tokens").lexically_normal();
   train::PrepareOptions prepare;
   prepare.inputs = {arguments.data};
   prepare.output = tokens;
@@ -197,6 +220,9 @@ Status run_quickstart(const QuickstartArguments& arguments) {
   fmt::print("text: {} of {}, {} files\n", bytes_text(report.tokens), arguments.data.string(),
              report.files);
 
+  // From here on Ctrl-C has a cluster to stop.
+  const sigset_t set = interrupts();
+  pthread_sigmask(SIG_BLOCK, &set, nullptr);
   Table table({"", ""});
   ASSIGN_OR_RETURN(const RunResult broken,
                    run_once(arguments, tokens, "quickstart", true, table));

@@ -113,7 +113,7 @@ Result<Playground> Playground::create(const PlaygroundOptions& options, bool fre
 Result<Playground> Playground::open(const fs::path& directory) {
   const fs::path file = fs::absolute(directory).lexically_normal() / "playground.json";
   std::ifstream in(file);
-  if (!in) return fail(ErrorCode::kFileIo, fmt::format("no playground in {}", directory.string()));
+  if (!in) return fail(ErrorCode::kNotFound, fmt::format("no playground in {}", directory.string()));
   const std::string text{std::istreambuf_iterator<char>(in), {}};
   ASSIGN_OR_RETURN(const SavedPlayground saved,
                    from_json_text<SavedPlayground>(text, file.string()));
@@ -200,6 +200,9 @@ bool Playground::has_node(const std::string& name) const {
 
 Status Playground::start_node(const std::string& name, const Environment& environment) {
   PlaygroundNode& node = find(name);
+  if (daemon_runs(name))
+    return fail(ErrorCode::kAddressInUse, fmt::format("{} runs already, pid {}, and answers on {}", name,
+                                                      node.daemon_pid, node.control_socket.string()));
   ProcessOptions process;
   process.program = options_.programs / "holdfastd";
   process.arguments = {"--config", (node.folder / "node.toml").string()};
@@ -210,13 +213,14 @@ Status Playground::start_node(const std::string& name, const Environment& enviro
 
   const int64_t deadline = now_ms() + kStartTimeoutMs;
   while (now_ms() < deadline) {
-    if (daemon::ControlClient(node.control_socket).call("GET", "/v1/status", {}, 1'000)) return {};
+    // Its end first: should something else answer on that socket, then it is not this one.
     if (wait_gone(node.daemon_pid, kPoll.count())) {
       node.daemon_pid = 0;
       RETURN_IF_ERROR(save());
       return fail(ErrorCode::kProcess, fmt::format("{} ended at once; the reason is in {}", name,
                                                    process.output.string()));
     }
+    if (daemon::ControlClient(node.control_socket).call("GET", "/v1/status", {}, 1'000)) return {};
   }
   return fail(ErrorCode::kTimeout,
               fmt::format("{} did not answer on {} within {} s; see {}", name,

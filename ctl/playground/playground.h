@@ -42,7 +42,7 @@ class Playground {
   // Makes the folder and writes every node.toml; starts nothing. kProcess when a playground already
   // runs in that folder; a stopped one is taken over with its state (`fresh` removes it first).
   static Result<Playground> create(const PlaygroundOptions& options, bool fresh);
-  // The playground that create wrote there. kFileIo when there is none.
+  // The playground that create wrote there. kNotFound when there is none.
   static Result<Playground> open(const std::filesystem::path& directory);
 
   const std::vector<PlaygroundNode>& nodes() const { return nodes_; }
@@ -51,7 +51,8 @@ class Playground {
   const std::filesystem::path& directory() const { return options_.directory; }
 
   using Environment = std::vector<std::pair<std::string, std::string>>;
-  // Starts one daemon and waits until its control socket answers (10 s at most).
+  // Starts one daemon and waits until its control socket answers (20 s at most). kAddressInUse when
+  // it runs already.
   Status start_node(const std::string& name, const Environment& environment = {});
   // start_node for all, then waits until the seed counts all nodes up (20 s at most).
   Status start_all(const Environment& environment = {});

@@ -15,6 +15,7 @@ using storage::Durability;
 
 constexpr const char* kEpochKey = "coordinator/epoch";
 constexpr uint64_t kEventsKept = 100'000;
+constexpr size_t kRowsAScan = 10'000;
 
 std::string job_key(const JobId& job) { return "jobs/" + job.value; }
 std::string ledger_prefix(const JobId& job) { return fmt::format("ledger/{}/", job.value); }
@@ -75,14 +76,10 @@ Status RecordStore::store(std::vector<Record>& records, int64_t wall_ms) {
       if (event->sequence > kEventsKept)
         writes.push_back({event_key(event->sequence - kEventsKept), std::nullopt});
     } else if (const auto* gone = std::get_if<VoidLedger>(&record)) {
-      ASSIGN_OR_RETURN(const auto rows,
-                       catalog_->scan(ledger_prefix(gone->job), ledger_key(gone->job, gone->from),
-                                      1'000'000));
-      for (const auto& [key, value] : rows) writes.push_back({key, std::nullopt});
+      RETURN_IF_ERROR(remove_rows(gone->job, gone->from, writes));
       durability = Durability::kSynced;
     } else if (const auto* dropped = std::get_if<DropJob>(&record)) {
-      ASSIGN_OR_RETURN(const auto rows, catalog_->scan(ledger_prefix(dropped->job), "", 1'000'000));
-      for (const auto& [key, value] : rows) writes.push_back({key, std::nullopt});
+      RETURN_IF_ERROR(remove_rows(dropped->job, Step(0), writes));
       writes.push_back({job_key(dropped->job), std::nullopt});
       durability = Durability::kSynced;
     }
@@ -91,6 +88,17 @@ Status RecordStore::store(std::vector<Record>& records, int64_t wall_ms) {
   if (writes.empty()) return {};
   // One write, in the coordinator's order: the same job may stand in it more than once.
   return catalog_->write(writes, durability);
+}
+
+Status RecordStore::remove_rows(const JobId& job, Step from,
+                                std::vector<Catalog::Write>& writes) {
+  std::string next = ledger_key(job, from);
+  while (true) {
+    ASSIGN_OR_RETURN(const auto rows, catalog_->scan(ledger_prefix(job), next, kRowsAScan));
+    for (const auto& [key, value] : rows) writes.push_back({key, std::nullopt});
+    if (rows.size() < kRowsAScan) return {};
+    next = rows.back().first + '\0';  // the key after it
+  }
 }
 
 Result<std::vector<LedgerRow>> RecordStore::ledger(const JobId& job, Step from,

@@ -35,9 +35,10 @@ class RecordStore {
   Result<std::vector<LedgerRow>> ledger(const JobId& job, Step from, uint64_t limit) const;
   // Events with sequence >= since, oldest first; since 0: the newest `limit`.
   Result<std::vector<EventRecord>> events(uint64_t since, uint64_t limit) const;
-  uint64_t next_sequence() const { return next_sequence_; }
 
  private:
+  // Adds to `writes` the removal of the job's rows from step `from` on.
+  Status remove_rows(const JobId& job, Step from, std::vector<storage::Catalog::Write>& writes);
   explicit RecordStore(storage::Catalog& catalog) : catalog_(&catalog) {}
 
   storage::Catalog* catalog_;

@@ -10,57 +10,66 @@ void Captures::open(uint32_t lanes, uint32_t every) {
   lead_ = 1;
   pending_.clear();
   newest_named_.reset();
-  safe_.reset();
 }
 
-std::optional<Version> Captures::name(int64_t now_ms, Version newest, Version last) {
+std::optional<Captures::Named> Captures::name(Version newest, Version last) {
   if (lanes_ == 0 || pending_.size() >= limits_.under_way) return std::nullopt;
   uint64_t version = newest.value + lead_;
   if (newest_named_) version = std::max(version, newest_named_->value + every_);
-  // Far ahead of training it would only hold a place that another could use.
-  if (version > newest.value + lead_ + every_) return std::nullopt;
-  if (version > last.value) version = last.value;
+  version = std::min(version, last.value);
+  // One more than the lead, so that short steps find two orders; further ahead it would only hold a
+  // place that another could use.
+  if (version > newest.value + lead_ + 1) return std::nullopt;
   if (version <= newest.value || (newest_named_ && version <= newest_named_->value))
     return std::nullopt;
-  name_now(now_ms, Version(version));
-  return Version(version);
+  return name_now(Version(version));
 }
 
-void Captures::name_now(int64_t now_ms, Version version) {
-  pending_[version].named_ms = now_ms;
+Captures::Named Captures::name_now(Version version) {
+  pending_[version] = {next_attempt_, -1, {}};
   if (!newest_named_ || *newest_named_ < version) newest_named_ = version;
+  return {version, next_attempt_++};
 }
 
-bool Captures::replicated(uint32_t lane, Version version, std::vector<Version>& abandoned) {
-  const auto it = pending_.find(version);
+std::map<Version, Captures::Pending>::iterator Captures::find(const Named& named) {
+  const auto it = pending_.find(named.version);
+  return it != pending_.end() && it->second.attempt == named.attempt ? it : pending_.end();
+}
+
+bool Captures::replicated(uint32_t lane, const Named& named, std::vector<Version>& abandoned) {
+  const auto it = find(named);
   if (it == pending_.end()) return false;
   it->second.lanes.insert(lane);
   if (it->second.lanes.size() < lanes_) return false;
-  safe_ = version;
   for (const auto& [older, pending] : pending_)
-    if (older < version) abandoned.push_back(older);
+    if (older < named.version) abandoned.push_back(older);
   pending_.erase(pending_.begin(), std::next(it));
   if (lead_ > 1) --lead_;
   return true;
 }
 
-bool Captures::missed(Version version) {
-  if (pending_.erase(version) == 0) return false;
+bool Captures::missed(const Named& named) {
+  const auto it = find(named);
+  if (it == pending_.end()) return false;
+  pending_.erase(it);
   lead_ = std::min(lead_ + 1, limits_.most_lead);
   return true;
 }
 
-std::vector<Version> Captures::timed_out(int64_t now_ms) const {
-  std::vector<Version> late;
-  for (const auto& [version, pending] : pending_)
-    if (now_ms - pending.named_ms >= limits_.timeout_ms) late.push_back(version);
+std::vector<Captures::Named> Captures::late(int64_t now_ms, Version newest, int64_t limit_ms) {
+  std::vector<Named> late;
+  for (auto& [version, pending] : pending_) {
+    if (version > newest) continue;
+    if (pending.made_ms < 0) pending.made_ms = now_ms;
+    if (now_ms - pending.made_ms >= limit_ms) late.push_back({version, pending.attempt});
+  }
   return late;
 }
 
-std::vector<Version> Captures::under_way() const {
-  std::vector<Version> versions;
-  for (const auto& [version, pending] : pending_) versions.push_back(version);
-  return versions;
+std::vector<Captures::Named> Captures::under_way() const {
+  std::vector<Named> all;
+  for (const auto& [version, pending] : pending_) all.push_back({version, pending.attempt});
+  return all;
 }
 
 }  // namespace holdfast::daemon

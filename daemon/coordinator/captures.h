@@ -18,42 +18,54 @@ class Captures {
   struct Limits {
     uint32_t under_way = 2;  // the arena has room for these, the safe version and no more
     uint64_t most_lead = 16;
-    int64_t timeout_ms = 60'000;
   };
-  explicit Captures(Limits limits) : limits_(limits) {}
+  // A version that was abandoned may be named again; the attempt tells answers to the two apart.
+  struct Named {
+    Version version;
+    uint64_t attempt = 0;
+    bool operator==(const Named&) const = default;
+  };
+  // Attempts are numbered from `first_attempt` on; an earlier process of this epoch used lower ones.
+  Captures(Limits limits, uint64_t first_attempt)
+      : limits_(limits), next_attempt_(first_attempt) {}
 
   // A new view with this many lanes: everything under way is over.
   void open(uint32_t lanes, uint32_t every);
   void close() { open(0, every_); }
 
   // The next version to capture when `newest` was made, at most `last`; nullopt: not now.
-  std::optional<Version> name(int64_t now_ms, Version newest, Version last);
+  std::optional<Named> name(Version newest, Version last);
   // One that is wanted whatever is under way (base of the view, the step of a planned change).
-  void name_now(int64_t now_ms, Version version);
+  Named name_now(Version version);
 
   // True when this was the last lane: the version is safe, older captures under way are dropped into
-  // `abandoned`.
-  bool replicated(uint32_t lane, Version version, std::vector<Version>& abandoned);
-  // True when it was under way: abandon it everywhere.
-  bool missed(Version version);
-  std::vector<Version> timed_out(int64_t now_ms) const;
+  // `abandoned`. False also for an answer to an earlier attempt.
+  bool replicated(uint32_t lane, const Named& named, std::vector<Version>& abandoned);
+  // True when that attempt was under way: abandon the version everywhere.
+  bool missed(const Named& named);
+  // Those that were made `limit_ms` ago or earlier; `newest` was made by now.
+  std::vector<Named> late(int64_t now_ms, Version newest, int64_t limit_ms);
 
-  const std::optional<Version>& safe() const { return safe_; }  // of this view
-  std::vector<Version> under_way() const;
+  std::vector<Named> under_way() const;
   bool is_under_way(Version version) const { return pending_.contains(version); }
+  // The newest version that any owner of this view may have been told to capture.
+  const std::optional<Version>& newest_named() const { return newest_named_; }
 
  private:
   struct Pending {
-    int64_t named_ms = 0;
+    uint64_t attempt = 0;
+    int64_t made_ms = -1;  // -1: not made yet
     std::set<uint32_t> lanes;
   };
+  std::map<Version, Pending>::iterator find(const Named& named);
+
   const Limits limits_;
+  uint64_t next_attempt_;
   uint32_t lanes_ = 0;
   uint32_t every_ = 1;
   uint64_t lead_ = 1;  // versions ahead: grows when workers were told too late
   std::map<Version, Pending> pending_;
   std::optional<Version> newest_named_;
-  std::optional<Version> safe_;
 };
 
 }  // namespace holdfast::daemon

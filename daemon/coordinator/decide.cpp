@@ -25,6 +25,14 @@ bool can_own(const Copies* copies, const Member& member, bool initial) {
   return initial || (copies && (!copies->arenas.empty() || copies->buffers.contains(member.worker)));
 }
 
+// As can_own, and not by a fetch that has just failed.
+bool can_reach(const DecideInput& input, const Copies* copies, const Member& member, bool initial) {
+  if (initial || (copies && copies->buffers.contains(member.worker))) return true;
+  return copies && std::any_of(copies->arenas.begin(), copies->arenas.end(), [&](const NodeId& from) {
+           return !input.unreached.contains({member.worker.node, from});
+         });
+}
+
 bool has_locally(const Copies* copies, const Member& member) {
   return copies && (copies->buffers.contains(member.worker) ||
                     copies->arenas.contains(member.worker.node));
@@ -32,11 +40,16 @@ bool has_locally(const Copies* copies, const Member& member) {
 
 // The lane at the shard's home coordinate owns it; an orphan goes to the least loaded lane that has it
 // already, or to the least loaded lane when those are overloaded.
-uint32_t choose_owner(const std::vector<Member>& members, const Copies* copies, bool initial,
-                      uint32_t home, uint64_t bytes, uint64_t even_share, const Owners& owners) {
+uint32_t choose_owner(const DecideInput& input, const std::vector<Member>& members,
+                      const Copies* copies, bool initial, uint32_t home, uint64_t bytes,
+                      uint64_t even_share, const Owners& owners) {
+  const bool reached = std::any_of(members.begin(), members.end(), [&](const Member& m) {
+    return can_reach(input, copies, m, initial);
+  });
   std::optional<uint32_t> local, least;
   for (uint32_t lane = 0; lane < members.size(); ++lane) {
     if (!can_own(copies, members[lane], initial)) continue;
+    if (reached && !can_reach(input, copies, members[lane], initial)) continue;
     if (members[lane].coordinate.value == home) return lane;
     if (!least || owners.bytes[lane] < owners.bytes[*least]) least = lane;
     if (has_locally(copies, members[lane]) &&
@@ -61,8 +74,8 @@ Owners choose_owners(const DecideInput& input, const Holdings& holdings, const S
   const auto assign = [&](uint32_t shard) {
     const Copies* copies = holdings.find(shard, base);
     const uint32_t home = (shard % input.slices) % input.pipelines;
-    const uint32_t lane = choose_owner(members, copies, initial, home, input.shard_bytes[shard],
-                                       even_share, owners);
+    const uint32_t lane = choose_owner(input, members, copies, initial, home,
+                                       input.shard_bytes[shard], even_share, owners);
     owners.lane[shard] = lane;
     owners.bytes[lane] += input.shard_bytes[shard];
   };
@@ -81,31 +94,33 @@ Owners choose_owners(const DecideInput& input, const Holdings& holdings, const S
   return owners;
 }
 
-SourcedShard source_of(uint32_t shard, const Copies* copies, const Member& member) {
+SourcedShard source_of(const DecideInput& input, uint32_t shard, const Copies* copies,
+                       const Member& member) {
+  const NodeId& self = member.worker.node;
   if (copies && copies->buffers.contains(member.worker)) return {shard, ShardSource::kBuffer, {}};
-  if (copies && copies->arenas.contains(member.worker.node))
-    return {shard, ShardSource::kArena, {}};
   if (!copies || copies->arenas.empty()) return {shard, ShardSource::kInitial, {}};
-  auto from = copies->arenas.begin();  // spread over the nodes that have it
-  std::advance(from, shard % copies->arenas.size());
-  return {shard, ShardSource::kReplica, *from};
+  std::vector<NodeId> sources;
+  for (const NodeId& from : copies->arenas)
+    if (!input.unreached.contains({self, from})) sources.push_back(from);
+  if (sources.empty()) sources.assign(copies->arenas.begin(), copies->arenas.end());  // once more
+  if (std::find(sources.begin(), sources.end(), self) != sources.end())
+    return {shard, ShardSource::kArena, {}};
+  return {shard, ShardSource::kReplica, sources[shard % sources.size()]};  // spread over them
 }
 
 void name_holders(const DecideInput& input, const Owners& owners, std::vector<Member>& members) {
-  std::vector<storage::Captures> captures;
+  std::map<NodeId, uint64_t> bytes;  // of all lanes of a node: they share its holders
   for (uint32_t lane = 0; lane < members.size(); ++lane)
-    captures.push_back(
-        {members[lane].worker.node, owners.bytes[lane] * storage::kSlotsPerShard});
+    bytes[members[lane].worker.node] += owners.bytes[lane] * storage::kSlotsPerShard;
   std::vector<storage::HolderNode> nodes;
   for (const NodePlace& place : input.nodes) {
-    storage::HolderNode node{place.node, place.failure_domain, place.arena_bytes, 0, false};
-    for (uint32_t lane = 0; lane < members.size(); ++lane) {
-      if (members[lane].worker.node != place.node) continue;
-      node.member = true;
-      node.load_bytes += captures[lane].bytes;
-    }
-    nodes.push_back(std::move(node));
+    const auto own = bytes.find(place.node);
+    const bool member = own != bytes.end();
+    nodes.push_back({place.node, place.failure_domain, place.arena_bytes,
+                     member ? own->second : 0, member});
   }
+  std::vector<storage::Captures> captures;
+  for (const auto& [node, own] : bytes) captures.push_back({node, own});
   const auto choices = storage::assign_holders(captures, input.replicas, std::move(nodes));
   for (Member& member : members) member.holders = choices.at(member.worker.node).holders;
 }
@@ -159,7 +174,7 @@ Decision decide(const DecideInput& input, const Holdings& holdings) {
   uint32_t kept = 0, from_arena = 0, fetched = 0, initial = 0;
   for (uint32_t shard = 0; shard < input.shard_bytes.size(); ++shard) {
     const uint32_t lane = owners.lane[shard];
-    SourcedShard source = source_of(shard, holdings.find(shard, base), members[lane]);
+    SourcedShard source = source_of(input, shard, holdings.find(shard, base), members[lane]);
     switch (source.source) {
       case ShardSource::kBuffer: ++kept; break;
       case ShardSource::kArena: ++from_arena; break;

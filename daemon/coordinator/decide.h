@@ -3,7 +3,9 @@
 #pragma once
 
 #include <cstdint>
+#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "daemon/coordinator/holdings.h"
@@ -28,6 +30,8 @@ struct DecideInput {
   std::vector<Member> previous;          // of the last view: survivors keep their coordinates
   std::vector<WorkerId> workers;         // ready to take part
   std::vector<NodePlace> nodes;          // up: may hold replicas
+  // (fetcher, source): a fetch failed there of late. Another source, or another owner, is preferred.
+  std::set<std::pair<NodeId, NodeId>> unreached;
 };
 
 struct Decision {

@@ -30,21 +30,9 @@ void Coordinator::Machine::change_view(const std::string& why) {
     finish_job(JobState::kStopped, fmt::format("stopped at {} when {}", to_string(job().safe), why));
     return;
   }
-  // Workers that keep failing views before a step is done stay out for a while.
-  const bool useless = view_ && (phase_ == Phase::kRestoring ||
-                                 (phase_ == Phase::kRunning && newest_ == view_->base.version));
-  for (uint32_t lane = 0; useless && lane < view_->members.size(); ++lane) {
-    const WorkerId& id = view_->members[lane].worker;
-    const NodeStatus& node = nodes_[id.node];
-    const bool dead = node.state != NodeState::kUp ||
-                      std::any_of(node.workers.begin(), node.workers.end(), [&](const auto& w) {
-                        return w.slot == id.slot && !w.alive;
-                      });
-    const bool late = phase_ == Phase::kRestoring && !restored_.contains(lane) &&
-                      now_ms_ - phase_since_ms_ >= options_.restore_timeout_ms;
-    if ((dead || late) && ++failed_views_[id] >= options_.view_failures_before_bench)
-      benched_until_ms_[id] = now_ms_ + options_.bench_ms;
-  }
+  if (view_ && (phase_ == Phase::kRestoring ||
+                (phase_ == Phase::kRunning && newest_ == view_->base.version)))
+    count_failed_view();
 
   const Epoch next = epoch_.next();
   out_.records.push_back(StoreEpoch{epoch_, next});
@@ -60,8 +48,12 @@ void Coordinator::Machine::change_view(const std::string& why) {
   awaited_.clear();
   answers_.clear();
   restored_.clear();
+  blamed_.clear();
+  broken_lanes_.clear();
   captures_.close();
   planned_.reset();
+  planned_not_before_ms_ = 0;
+  planned_given_up_ = 0;
   settled_ = protected_ = false;
   below_safe_since_ms_ = -1;
   broken_since_ms_ = -1;
@@ -99,14 +91,13 @@ Holdings Coordinator::Machine::collect_holdings() const {
     for (const WorkerReport& w : nodes_.at(id).workers)
       if (w.alive && w.epoch == epoch_) holdings.add_buffer({id, w.slot}, w.held);
   }
-  for (const Strike& s : strikes_) holdings.strike(s.node, s.shard, s.state);
   return holdings;
 }
 
 DecideInput Coordinator::Machine::decide_input(std::vector<WorkerId> workers) const {
   const conf::JobConfig& config = job().config;
   DecideInput input{epoch_, config.name, config.pipelines, config.slices(), 0, shard_bytes_,
-                    {},     {},          std::move(workers), {}};
+                    {},     {},          std::move(workers), {}, unreached_};
   if (wants_captures()) input.replicas = config.snapshot.replicas;
   for (const View& v : job().history) input.history.push_back({v.epoch, v.base});
   if (!job().history.empty()) input.previous = job().history.back().members;
@@ -122,7 +113,8 @@ std::optional<std::string> Coordinator::Machine::wait_reason(const std::vector<W
                                                              const StateVersion& base) {
   const int64_t waited_ms = now_ms_ - phase_since_ms_;
   const uint32_t wanted = job().config.pipelines;
-  if (workers.empty()) return "a live worker: there is none";
+  if (workers.empty())
+    return "a live worker: there is none" + (unable_.empty() ? "" : "; " + unable_.begin()->second);
   if (job().state == JobState::kStarting && workers.size() < wanted &&
       waited_ms < options_.start_timeout_ms)
     return fmt::format("workers: {} of {} are ready, starts with these in {} s", workers.size(),
@@ -154,6 +146,8 @@ void Coordinator::Machine::consider_deciding() {
   std::set<WorkerId> members;
   for (const Member& m : choose_members(input)) members.insert(m.worker);
   const StateVersion base = holdings.newest_complete(input.history, members);
+  if (workers.empty() && nobody_can_open())
+    return finish_job(JobState::kFailed, unable_.begin()->second);
   if (const auto reason = wait_reason(workers, base)) {
     waiting_for_ = *reason;
     return;
@@ -178,6 +172,7 @@ void Coordinator::Machine::consider_deciding() {
 }
 
 void Coordinator::Machine::announce(Decision decision) {
+  if (!wants_captures()) seal(decision.view.base.version);
   const Version sealed = ledger_->sealed_up_to();
   view_ = decision.view;
   counters_.rows_voided += ledger_->open(*view_);
@@ -195,6 +190,9 @@ void Coordinator::Machine::announce(Decision decision) {
              {{"node", m.worker.node.value}, {"step", std::to_string(view_->base.version.value)}});
     }
   }
+  // A view says all that an earlier one from the same base says: only real ones need a place.
+  if (!record.history.empty() && record.history.back().base == view_->base)
+    record.history.pop_back();
   record.history.push_back(*view_);
   if (record.history.size() > kHistoryKept) record.history.erase(record.history.begin());
   record.steps_done = view_->base.version.value;
@@ -222,7 +220,7 @@ void Coordinator::Machine::restored_by_all() {
   for (auto& [lane, address] : restored_) addresses.push_back(std::move(address));
   send_members(CommandGo{epoch_, std::move(addresses)});
   enter(Phase::kRunning);
-  strikes_.clear();
+  unreached_.clear();
   newest_ = view_->base.version;
   last_step_.reset();
   last_progress_ms_ = now_ms_;
@@ -237,8 +235,7 @@ void Coordinator::Machine::restored_by_all() {
   } else if (view_->base.version == Version(0) || options_.test_skip_protection) {
     became_safe(view_->base.version, {});  // version 0 is computed from the seed, not kept
   } else {
-    captures_.name_now(now_ms_, view_->base.version);
-    capture(view_->base.version);
+    capture(captures_.name_now(view_->base.version));
   }
 }
 

@@ -22,11 +22,6 @@ void Holdings::add_arena(const NodeId& node, const std::vector<HeldShards>& held
   }
 }
 
-void Holdings::strike(const NodeId& node, uint32_t shard, const StateVersion& state) {
-  const auto it = states_.find(key(state));
-  if (it != states_.end() && shard < shard_count_) it->second[shard].arenas.erase(node);
-}
-
 const Copies* Holdings::find(uint32_t shard, const StateVersion& state) const {
   const auto it = states_.find(key(state));
   if (it == states_.end() || shard >= shard_count_) return nullptr;

@@ -27,10 +27,7 @@ class Holdings {
 
   void add_buffer(const WorkerId& worker, const std::vector<HeldShards>& held);
   void add_arena(const NodeId& node, const std::vector<HeldShards>& held);
-  // A copy in `node`'s arena that could not be had.
-  void strike(const NodeId& node, uint32_t shard, const StateVersion& state);
 
-  uint32_t shard_count() const { return shard_count_; }
   // nullptr: nobody has it.
   const Copies* find(uint32_t shard, const StateVersion& state) const;
 

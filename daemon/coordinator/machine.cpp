@@ -16,7 +16,8 @@ Coordinator::Machine::Machine(CoordinatorOptions options, int64_t now_ms, Epoch 
     : options_(options),
       now_ms_(now_ms),
       epoch_(current),
-      captures_({.under_way = 2, .most_lead = 16, .timeout_ms = options.capture_timeout_ms}) {
+      // Attempts of an earlier process were fewer than one a millisecond.
+      captures_({.under_way = 2, .most_lead = 16}, static_cast<uint64_t>(now_ms)) {
   for (JobRecord& job : jobs) {
     const JobId name = job.config.name;
     const bool active = job.state == JobState::kStarting || job.state == JobState::kRunning ||
@@ -78,6 +79,7 @@ NodeStatus* Coordinator::Machine::current(const NodeId& node, uint64_t session, 
 
 // True when this report ends a worker that was known to be alive.
 bool Coordinator::Machine::keep_report(NodeStatus& node, const WorkerReport& report) {
+  if (report.alive) unable_.erase({node.node, report.slot});
   for (WorkerReport& known : node.workers)
     if (known.slot == report.slot)
       return std::exchange(known, report).alive && !report.alive;
@@ -116,6 +118,8 @@ void Coordinator::Machine::on(const NodeUp& event) {
   }
   const bool was_up = node.state == NodeState::kUp && node.session != 0;
   const bool new_process = node.session != event.session;
+  if (new_process)
+    std::erase_if(unable_, [&](const auto& entry) { return entry.first.node == event.node; });
   node = NodeStatus{event.node,           event.session,       NodeState::kUp,
                     "",                   now_ms_,             event.failure_domain,
                     event.peer_address,   event.fabric_address, event.arena_bytes,
@@ -125,7 +129,8 @@ void Coordinator::Machine::on(const NodeUp& event) {
   expected_.erase(event.node);
   switch (phase_) {
     case Phase::kIdle:
-      end_job_of_returned(node);
+      // It was away when its job ended, or was even removed.
+      send(event.node, CommandEndJob{epoch_, std::nullopt, "the job has ended"});
       return;
     case Phase::kGathering:
       answers_.erase(event.node);
@@ -147,55 +152,6 @@ void Coordinator::Machine::on(const NodeUp& event) {
         ask_to_quiesce(event.node);  // so that its workers can take part in the next view
       return;
   }
-}
-
-// Its daemon was restarted, or the connection was lost; the worker may have trained on.
-void Coordinator::Machine::member_is_back(const NodeStatus& node) {
-  std::vector<std::pair<uint32_t, Step>> stopped;
-  for (uint32_t lane = 0; lane < view_->members.size(); ++lane) {
-    const WorkerId& id = view_->members[lane].worker;
-    if (id.node != node.node) continue;
-    const auto report =
-        std::find_if(node.workers.begin(), node.workers.end(),
-                     [&](const WorkerReport& w) { return w.slot == id.slot && w.alive; });
-    if (report == node.workers.end() || report->epoch != view_->epoch) {
-      change_view(fmt::format("the worker of node {} is gone", node.node.value));
-      return;
-    }
-    switch (report->phase) {
-      case WorkerPhase::kIdle:
-      case WorkerPhase::kRestoring:
-        change_view(fmt::format("node {} missed the start of the view", node.node.value));
-        return;
-      case WorkerPhase::kBroken:
-        change_view(fmt::format("a collective failed on node {}", node.node.value));
-        return;
-      case WorkerPhase::kStopped:  // said while nobody listened
-        stopped.emplace_back(lane, report->step);
-        break;
-      case WorkerPhase::kRunning:
-        break;
-    }
-    taken_over_.insert(lane);
-  }
-  if (phase_ == Phase::kTakingOver) {
-    for (const auto& [lane, step] : stopped) stopped_unheard_[lane] = step;
-    take_over();
-    return;
-  }
-  // What was sent while the connection was down is lost.
-  for (const Version version : captures_.under_way()) send(node.node, CommandCapture{epoch_, version});
-  if (planned_) send(node.node, CommandStopAt{epoch_, planned_->step});
-  send(node.node, CommandWatermark{epoch_, job().safe, {}});
-  for (const auto& [lane, step] : stopped)
-    if (phase_ == Phase::kRunning) lane_stopped(lane, step);
-}
-
-// A node that was away when its job ended still runs a worker.
-void Coordinator::Machine::end_job_of_returned(const NodeStatus& node) {
-  for (const auto& [name, record] : jobs_)
-    if (!active_ || name != *active_)
-      send(node.node, CommandEndJob{epoch_, name, true, "the job has ended"});
 }
 
 void Coordinator::Machine::on(const NodeDown& event) {
@@ -290,38 +246,6 @@ void Coordinator::Machine::on(const WorkerRestored& event) {
   if (phase_ != Phase::kRestoring || !lane) return;
   restored_[*lane] = event.comm_address;
   if (restored_.size() == view_->members.size()) restored_by_all();
-}
-
-void Coordinator::Machine::on(const WorkerRestoreFailed& event) {
-  if (!current(event.node, event.session, event.epoch)) return;
-  if (phase_ != Phase::kRestoring) return;
-  for (const uint32_t shard : event.shards) strikes_.push_back({event.from, shard, view_->base});
-  note("restore_failed",
-       event.shards.empty()
-           ? fmt::format("node {}: {}", event.node.value, event.error.to_string())
-           : fmt::format("{} shards could not be had from node {}: {}", event.shards.size(),
-                         event.from.value, event.error.to_string()),
-       {{"node", event.node.value}, {"from", event.from.value}});
-  change_view(fmt::format("node {} could not restore: {}", event.node.value, event.error.message));
-}
-
-void Coordinator::Machine::on(const WorkerCommBroken& event) {
-  if (!current(event.node, event.session, event.epoch) || phase_ != Phase::kRunning) return;
-  if (!lane_of(event.node, event.slot)) return;
-  if (broken_since_ms_ < 0) {
-    broken_since_ms_ = now_ms_;
-    broken_why_ = fmt::format("a collective failed on node {}: {}", event.node.value,
-                              event.error.message);
-  }
-  watch_suspects();
-}
-
-void Coordinator::Machine::on(const WorkerFatal& event) {
-  if (!present(event.node, event.session)) return;
-  if (!active_ || (event.epoch != epoch_ && phase_ != Phase::kGathering)) return;
-  if (event.error.code == ErrorCode::kCommAborted) return;
-  finish_job(JobState::kFailed, fmt::format("node {}: {}", event.node.value,
-                                            event.error.to_string()));
 }
 
 // ---- outside ------------------------------------------------------------------------------------

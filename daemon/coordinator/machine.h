@@ -1,6 +1,7 @@
-// The coordinator's insides: one class, in four parts. machine.cpp takes events and nodes in,
-// gathering.cpp ends a view and decides the next, running.cpp watches a view that runs, requests.cpp
-// answers people and moves jobs through their states.
+// The coordinator's insides: one class, in parts. machine.cpp takes events and nodes in, failures.cpp
+// counts who fails views, gathering.cpp ends a view and decides the next, running.cpp watches a view
+// that runs, planned.cpp changes it at a step boundary, taking_over.cpp meets a view that runs already,
+// requests.cpp answers people and moves jobs through their states.
 #pragma once
 
 #include <map>
@@ -42,19 +43,6 @@ class Coordinator::Machine {
   void on(const WorkerChanged& event);
   void on(const NodeQuiesced& event);
   void on(const WorkerRestored& event);
-  void on(const WorkerRestoreFailed& event);
-  void on(const WorkerStepDone& event);
-  void on(const WorkerReplicated& event);
-  void on(const WorkerCaptureMissed& event);
-  void on(const WorkerStopped& event);
-  void on(const WorkerStopRefused& event);
-  void on(const WorkerCommBroken& event);
-  void on(const WorkerFatal& event);
-  void on(const SubmitJob& event);
-  void on(const StopJob& event);
-  void on(const ResumeJob& event);
-  void on(const RemoveJob& event);
-  void on(const Tick& event);
 
   // The node if the message is of its present session, nullptr (and counted) otherwise.
   NodeStatus* present(const NodeId& node, uint64_t session);
@@ -64,8 +52,14 @@ class Coordinator::Machine {
   std::optional<uint32_t> lane_of(const NodeId& node) const;
   std::optional<uint32_t> lane_of(const NodeId& node, uint32_t slot) const;
   bool is_holder(const NodeId& node) const;
-  void member_is_back(const NodeStatus& node);
-  void end_job_of_returned(const NodeStatus& node);
+
+  // ---- failures.cpp
+  void on(const WorkerRestoreFailed& event);
+  void on(const WorkerCommBroken& event);
+  void on(const WorkerFatal& event);
+  void bench(const WorkerId& worker, const std::string& why);
+  bool nobody_can_open() const;
+  void count_failed_view();
 
   // ---- gathering.cpp
   void change_view(const std::string& why);
@@ -79,23 +73,43 @@ class Coordinator::Machine {
   void announce(Decision decision);
   void restored_by_all();
 
-  // ---- running.cpp
+  // ---- taking_over.cpp
   void take_over();
+  void member_is_back(const NodeStatus& node);
+
+  // ---- running.cpp
+  void on(const Tick& event);
+  void on(const WorkerStepDone& event);
+  void on(const WorkerReplicated& event);
+  void on(const WorkerCaptureMissed& event);
+  int64_t patience_ms(int64_t least_ms, double steps) const;
   void watch();
   void watch_captures();
   void watch_suspects();
-  void watch_returns();
   void name_captures();
-  void capture(Version version);
+  void capture(const Captures::Named& named);
+  void abandon(Version version);
+  void seal(Version version);
   bool enough_holders() const;
   void consider_protected();
   void became_safe(Version version, const std::vector<Version>& abandoned);
+
+  // ---- planned.cpp
+  void on(const WorkerStopped& event);
+  void on(const WorkerStopRefused& event);
+  void watch_returns();
+  void watch_planned();
   void propose_stop(const std::string& why);
+  void plan_stop(Step step, const std::string& why);
   void lane_stopped(uint32_t lane, Step step);
   void stopped_by_all();
   void give_up_planned(const std::string& why);
 
   // ---- requests.cpp
+  void on(const SubmitJob& event);
+  void on(const StopJob& event);
+  void on(const ResumeJob& event);
+  void on(const RemoveJob& event);
   void finish_job(JobState state, const std::string& detail);
   Status check_submission(const conf::JobConfig& job) const;
   void start(const JobId& job);
@@ -129,19 +143,15 @@ class Coordinator::Machine {
   // Of the active job.
   std::vector<uint64_t> shard_bytes_;
   std::optional<Ledger> ledger_;
-  std::map<WorkerId, uint32_t> failed_views_;  // in a row
+  std::map<WorkerId, uint32_t> failed_views_;  // in a row, without a step
   std::map<WorkerId, int64_t> benched_until_ms_;
+  std::map<WorkerId, std::string> unable_;     // could not open the job, and why
 
   // Gathering.
   std::set<NodeId> awaited_;             // asked to quiesce, not answered
   std::map<NodeId, NodeQuiesced> answers_;
   std::set<NodeId> expected_;            // of the last view, not yet heard of by this process
-  struct Strike {
-    NodeId node;
-    uint32_t shard;
-    StateVersion state;
-  };
-  std::vector<Strike> strikes_;          // copies that could not be had, until a view runs
+  std::set<std::pair<NodeId, NodeId>> unreached_;  // (fetcher, source) that failed since a view ran
   int64_t below_safe_since_ms_ = -1;     // since when only a base below the safe version can be had
 
   // Restoring and running.
@@ -149,6 +159,8 @@ class Coordinator::Machine {
   std::map<uint32_t, std::string> restored_;  // lane -> communicator address
   std::set<uint32_t> taken_over_;             // lanes that reported to this process
   std::map<uint32_t, Step> stopped_unheard_;  // of these, those that stand, by step
+  std::set<WorkerId> blamed_;                 // could not restore, and no copy is the reason
+  std::set<uint32_t> broken_lanes_;           // said that a collective failed
   Captures captures_;
   bool settled_ = false;    // a version of this view is safe: planned changes may come
   bool protected_ = false;  // and it is held by as many nodes as the job asks for
@@ -163,10 +175,14 @@ class Coordinator::Machine {
   struct Planned {
     Step step;
     std::string why;
+    Version newest;          // when it was proposed
     int64_t since_ms = 0;
+    int64_t stand_ms = -1;   // since when all stand
     std::set<uint32_t> stopped;
   };
   std::optional<Planned> planned_;
+  uint32_t planned_given_up_ = 0;      // in this view
+  int64_t planned_not_before_ms_ = 0;
   int64_t stopping_since_ms_ = -1;  // a stop was requested
   std::set<NodeId> considered_;     // nodes that were there when the view's holders were chosen
   uint32_t end_attempts_ = 0;  // at keeping the last version

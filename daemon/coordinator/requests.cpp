@@ -31,7 +31,12 @@ std::vector<uint64_t> shard_sizes(const conf::JobConfig& config) {
 
 }  // namespace
 
-void Coordinator::Machine::store_job(bool sync) { out_.records.push_back(StoreJob{job(), sync}); }
+void Coordinator::Machine::store_job(bool sync) {
+  StoreJob record{job(), sync};
+  // Without snapshots nothing else tells a later process how far the ledger is sealed.
+  if (!wants_captures() && ledger_) record.job.steps_done = ledger_->sealed_up_to().value;
+  out_.records.push_back(std::move(record));
+}
 
 void Coordinator::Machine::answer(uint64_t request, Status status) {
   out_.records.push_back(RequestDone{request, std::move(status)});
@@ -41,14 +46,16 @@ void Coordinator::Machine::start(const JobId& name) {
   active_ = name;
   const JobRecord& record = jobs_.at(name);
   shard_bytes_ = shard_sizes(record.config);
-  ledger_.emplace(record.history, record.safe.version,
+  ledger_.emplace(record.history,
+                  wants_captures() ? record.safe.version : Version(record.steps_done),
                   [config = record.config](const View& view) { return plan_of(config, view); });
   newest_ = record.safe.version;
   view_.reset();
   last_step_.reset();
   failed_views_.clear();
   benched_until_ms_.clear();
-  strikes_.clear();
+  unreached_.clear();
+  unable_.clear();
   end_attempts_ = 0;
 }
 
@@ -137,6 +144,9 @@ void Coordinator::Machine::on(const ResumeJob& event) {
     record.state_lost = false;
   }
   record.state = JobState::kStarting;
+  // What was done beyond that is done again, by others perhaps.
+  record.steps_done = record.safe.version.value;
+  out_.records.push_back(VoidLedger{event.job, Step(record.safe.version.value)});
   start(event.job);
   store_job(true);
   note("job_resumed", fmt::format("job {} was resumed", event.job.value));
@@ -161,21 +171,18 @@ void Coordinator::Machine::finish_job(JobState state, const std::string& detail)
   JobRecord& record = job();
   if (state == JobState::kDone) {
     // Without snapshots, or when the last could not be kept, the rows stand for what was made.
-    uint64_t inferred = 0;
-    for (LedgerRow& row : ledger_->seal(newest_, inferred))
-      out_.records.push_back(SealRow{*active_, std::move(row)});
-    counters_.rows_inferred += inferred;
+    seal(newest_);
     record.steps_done = newest_.value;
   } else {
     record.steps_done = record.safe.version.value;
   }
   record.state = state;
   record.detail = detail;
-  store_job(true);
+  out_.records.push_back(StoreJob{record, true});
   note(state == JobState::kDone ? "job_done" : state == JobState::kFailed ? "job_failed" : "job_stopped",
        detail);
   for (auto& [id, node] : nodes_) {
-    send(id, CommandEndJob{epoch_, *active_, true, detail});
+    send(id, CommandEndJob{epoch_, *active_, detail});
     node.workers.clear();  // they leave, their nodes say no more of them
   }
   active_.reset();

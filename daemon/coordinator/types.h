@@ -115,7 +115,8 @@ struct WorkerRestored {
 };
 BOOST_DESCRIBE_STRUCT(WorkerRestored, (), (node, session, slot, epoch, comm_address))
 
-// A shard could not be had from `from` (bad block, lost peer): decide again without it.
+// These shards could not be had from `from` (bad block, lost peer): decide again, from elsewhere if
+// there is a choice. No shards: the worker itself could not prepare.
 struct WorkerRestoreFailed {
   NodeId node;
   uint64_t session = 0;
@@ -144,8 +145,9 @@ struct WorkerReplicated {
   Epoch epoch;
   StateVersion state;
   std::vector<NodeId> holders;
+  uint64_t attempt = 0;  // of the CommandCapture that this answers
 };
-BOOST_DESCRIBE_STRUCT(WorkerReplicated, (), (node, session, slot, epoch, state, holders))
+BOOST_DESCRIBE_STRUCT(WorkerReplicated, (), (node, session, slot, epoch, state, holders, attempt))
 
 struct WorkerCaptureMissed {
   NodeId node;
@@ -154,8 +156,9 @@ struct WorkerCaptureMissed {
   Epoch epoch;
   Version version;
   std::string why;
+  uint64_t attempt = 0;
 };
-BOOST_DESCRIBE_STRUCT(WorkerCaptureMissed, (), (node, session, slot, epoch, version, why))
+BOOST_DESCRIBE_STRUCT(WorkerCaptureMissed, (), (node, session, slot, epoch, version, why, attempt))
 
 struct WorkerStopped {
   NodeId node;
@@ -276,8 +279,9 @@ BOOST_DESCRIBE_STRUCT(CommandGo, (), (epoch, comm_addresses))
 struct CommandCapture {
   Epoch epoch;
   Version version;
+  uint64_t attempt = 0;  // echoed: a version may be named again after it was abandoned
 };
-BOOST_DESCRIBE_STRUCT(CommandCapture, (), (epoch, version))
+BOOST_DESCRIBE_STRUCT(CommandCapture, (), (epoch, version, attempt))
 
 // `safe` is the safe version now: older blocks may go. `abandoned`: captures that will never be.
 struct CommandWatermark {
@@ -293,14 +297,14 @@ struct CommandStopAt {
 };
 BOOST_DESCRIBE_STRUCT(CommandStopAt, (), (epoch, step))
 
-// End the job's workers; the arena keeps its blocks when `keep` is set (stopped, may be resumed).
+// End the workers of the job, or of whatever job the node has. The arena keeps its blocks: a job that
+// was stopped may be resumed.
 struct CommandEndJob {
   Epoch epoch;
-  JobId job;
-  bool keep = true;
+  std::optional<JobId> job;  // nullopt: any
   std::string why;
 };
-BOOST_DESCRIBE_STRUCT(CommandEndJob, (), (epoch, job, keep, why))
+BOOST_DESCRIBE_STRUCT(CommandEndJob, (), (epoch, job, why))
 
 using NodeCommand = std::variant<CommandQuiesce, CommandRestore, CommandGo, CommandCapture,
                                  CommandWatermark, CommandStopAt, CommandEndJob>;
@@ -315,7 +319,7 @@ struct JobRecord {
   Epoch submitted_in;            // tells it apart from an earlier job of that name
   JobState state = JobState::kStarting;
   std::string detail;            // why, for people
-  uint64_t steps_done = 0;       // newest version made
+  uint64_t steps_done = 0;       // newest version made; stored without snapshots: newest sealed
   StateVersion safe;             // newest safe version
   std::vector<View> history;     // every view of this job: base and epoch decide what is void
   std::optional<double> train_loss;

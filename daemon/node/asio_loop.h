@@ -1,9 +1,12 @@
 // The event loop as LoopPort: timers, and helper threads for work that would hold the loop up.
-// There are a few, so that checksums do not wait behind a connect to a peer that is gone.
+// There are a few, so that checksums do not wait behind a connect to a peer that is gone, and more
+// on a large machine, whose arena is large.
 #pragma once
 
+#include <algorithm>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/thread_pool.hpp>
+#include <thread>
 
 #include "daemon/node/ports.h"
 
@@ -11,7 +14,7 @@ namespace holdfast::daemon {
 
 class AsioLoop final : public LoopPort {
  public:
-  explicit AsioLoop(boost::asio::io_context& io) : io_(io), aside_(kHelpers) {}
+  explicit AsioLoop(boost::asio::io_context& io) : io_(io), aside_(helpers_) {}
   ~AsioLoop() override { finish(); }
 
   // Waits for the helper threads; what is given aside later is never done. Call it before what they
@@ -20,10 +23,14 @@ class AsioLoop final : public LoopPort {
 
   void after_ms(int64_t ms, std::function<void()> action) override;
   void aside(std::function<void()> work, std::function<void()> done) override;
+  size_t helpers() const override { return helpers_; }
 
  private:
-  static constexpr size_t kHelpers = 4;
+  static constexpr size_t kFewest = 4;
+  static constexpr size_t kMost = 16;  // then memory is what they wait for
 
+  const size_t helpers_ =
+      std::clamp<size_t>(std::thread::hardware_concurrency() / 4, kFewest, kMost);
   boost::asio::io_context& io_;
   boost::asio::thread_pool aside_;
 };

@@ -14,6 +14,7 @@
 #include "daemon/node/ports.h"
 #include "storage/arena/arena.h"
 #include "storage/replica/history.h"
+#include "storage/replica/retention.h"
 
 namespace holdfast::daemon {
 
@@ -39,7 +40,7 @@ class CaptureKeeper {
   // reaped.
   void release_inherited();
 
-  void capture(const NodeJob& job, Epoch epoch, Version version);
+  void capture(const NodeJob& job, Epoch epoch, Version version, uint64_t attempt = 0);
   void captured(uint32_t slot, const NodeJob& job, const train::Captured& message);
   void missed(uint32_t slot, const train::CaptureMissed& message);
 
@@ -47,25 +48,26 @@ class CaptureKeeper {
   void watermark(const NodeJob& job, const StateVersion& safe,
                  const std::vector<Version>& abandoned,
                  const std::vector<storage::ViewBase>& history);
-  // Frees every published block of the job, or (nullptr) of every other job than `keep`.
-  void forget_job(uint64_t job_hash);
+  // Frees every published block of other jobs than this.
   void forget_other_jobs(uint64_t keep_hash);
 
-  uint64_t skipped() const { return skipped_; }
+  uint64_t skipped() const { return skipped_; }  // captures that were missed, since the start
 
  private:
   struct Grant {
-    Epoch epoch;
-    std::vector<train::ShardBlock> blocks;    // granted to the worker for this capture
+    std::vector<storage::BlockInfo> blocks;   // granted to the worker for this capture
     std::vector<train::ShardBlock> existing;  // published at this state already
+    uint64_t attempt = 0;
   };
-  void grant(uint32_t slot, const NodeJob& job, Version version);
+  void grant(uint32_t slot, const NodeJob& job, Version version, uint64_t attempt);
   std::vector<train::ShardBlock> existing_blocks(const NodeJob& job, const Owner& owner,
                                                  Version version);
   void replicate(uint32_t slot, const NodeJob& job, const StateVersion& state,
-                 std::vector<train::ShardBlock> blocks);
-  void report_missed(uint32_t slot, Epoch epoch, Version version, const std::string& why);
-  void free_blocks(const std::vector<train::ShardBlock>& blocks);
+                 std::vector<train::ShardBlock> blocks, uint64_t attempt);
+  void report_missed(uint32_t slot, Epoch epoch, Version version, const std::string& why,
+                     uint64_t attempt);
+  void free_unpublished(const std::vector<storage::BlockInfo>& grants);
+  void free_published(const NodeJob& job, const train::Captured& message);
 
   const NodeId self_;
   storage::Arena& arena_;
@@ -75,8 +77,9 @@ class CaptureKeeper {
   Epoch epoch_;
   std::map<uint32_t, Owner> owners_;                       // by slot
   std::map<std::pair<uint32_t, Version>, Grant> grants_;   // by slot and version
-  std::vector<train::ShardBlock> inherited_;
+  std::vector<storage::BlockInfo> inherited_;
   uint64_t skipped_ = 0;
+  std::optional<storage::Watermark> watermark_;  // the last one of this epoch
 };
 
 }  // namespace holdfast::daemon

@@ -23,7 +23,8 @@ JobAgent::JobAgent(JobAgentOptions options, Ports ports, const AgentMemory& memo
       memory_(memory),
       captures_(options_.node, ports_.arena, ports_.workers, ports_.replicas, ports_.report),
       restorer_(options_.node, ports_.arena, ports_.workers, ports_.replicas, ports_.report),
-      slots_(options_.slots) {
+      slots_(options_.slots),
+      verifier_(ports_.arena, ports_.loop) {
   for (uint32_t slot = 0; slot < options_.slots; ++slot) slots_[slot].report.slot = slot;
   if (memory_.job) job_.emplace(*memory_.job, memory_.submitted_in);
   ports_.replicas.set_epoch(memory_.epoch);
@@ -41,7 +42,7 @@ void JobAgent::restore_owners() {
     for (const SourcedShard& shard : c.owned) owner.shards.push_back(shard.shard);
     captures_.set_owner(c.slot, std::move(owner));
     history_.push_back({c.view.epoch, c.view.base});
-    ports_.replicas.set_addresses(c.nodes);
+    ports_.replicas.open_view(c.view, c.nodes);
   }
 }
 
@@ -74,6 +75,8 @@ void JobAgent::on(const CommandQuiesce& command) {
   fault_point("node.quiesce");
   memory_.epoch = command.epoch;
   memory_.safe = command.safe;
+  go_.reset();
+  stop_at_.reset();
   set_job(command.job, command.submitted_in);
   ports_.remember(memory_);
   ports_.replicas.set_epoch(command.epoch);
@@ -126,48 +129,21 @@ void JobAgent::settle(uint32_t slot) {
   if (all) captures_.release_inherited();
 }
 
-namespace {
-
-// What a node can offer: the shards in its arena whose checksum has been verified just now.
-struct ArenaContents {
-  std::map<StateVersion, std::vector<uint32_t>> held;
-  std::vector<std::pair<storage::BlockInfo, Error>> damaged;
-};
-
-ArenaContents verify_blocks(storage::Arena& arena, const NodeJob& job) {
-  ArenaContents contents;
-  for (const storage::BlockInfo& block : arena.scan()) {
-    if (!block.header || block.header->job != job.hash) continue;
-    if (auto payload = arena.read_verified(block.index, *block.header); !payload) {
-      contents.damaged.emplace_back(block, payload.error());
-      continue;
-    }
-    auto& shards = contents.held[block.header->state];
-    const uint32_t shard = block.header->shard.flat(job.layout.slices());
-    if (std::find(shards.begin(), shards.end(), shard) == shards.end()) shards.push_back(shard);
-  }
-  return contents;
+void JobAgent::answer_quiesced() {
+  CHECK(job_);
+  verifier_.verify(*job_, [this, epoch = memory_.epoch](const ArenaVerifier::Contents& contents) {
+    if (current(epoch) && job_) say_quiesced(epoch, contents);
+  });
 }
 
-}  // namespace
-
-void JobAgent::answer_quiesced() {
-  // Checksums of a large arena take seconds: not on the event loop.
-  auto contents = std::make_shared<ArenaContents>();
-  ports_.loop.aside(
-      [contents, job = *job_, &arena = ports_.arena] { *contents = verify_blocks(arena, job); },
-      [this, contents, epoch = memory_.epoch] {
-        if (!current(epoch)) return;
-        NodeQuiesced answer{options_.node, 0, epoch, worker_reports(), {}, {}};
-        for (auto& [state, shards] : contents->held) answer.arena.push_back({state, std::move(shards)});
-        for (const auto& [block, error] : contents->damaged) {
-          const auto now = ports_.arena.info(block.index);
-          if (!now || now->header != block.header) continue;  // it was freed while we looked
-          (void)ports_.arena.free(block.index);
-          answer.damaged.push_back(error.to_string());
-        }
-        ports_.report(std::move(answer));
-      });
+void JobAgent::say_quiesced(Epoch epoch, const ArenaVerifier::Contents& contents) {
+  NodeQuiesced answer{options_.node, 0, epoch, worker_reports(), {}, {}};
+  for (const auto& [state, shards] : contents.held)
+    answer.arena.push_back({state, {shards.begin(), shards.end()}});
+  for (const auto& [block, error] : contents.damaged)
+    if (ports_.arena.free(block))  // refused when it was freed while we looked
+      answer.damaged.push_back(error.to_string());
+  ports_.report(std::move(answer));
 }
 
 void JobAgent::on(const CommandRestore& command) {
@@ -177,12 +153,13 @@ void JobAgent::on(const CommandRestore& command) {
   memory_.views.push_back(command);
   ports_.remember(memory_);
   history_.push_back({command.view.epoch, command.view.base});
-  ports_.replicas.set_addresses(command.nodes);
+  ports_.replicas.open_view(command.view, command.nodes);
 
   CaptureKeeper::Owner owner{command.view.epoch, command.view.base, {},
                              command.view.members[command.lane].holders};
   for (const SourcedShard& shard : command.owned) owner.shards.push_back(shard.shard);
   captures_.set_owner(command.slot, std::move(owner));
+  slots_[command.slot].report.step = Step(command.view.base.version.value);
   set_phase(command.slot, WorkerPhase::kRestoring);
   restorer_.restore(*job_, command);
 }
@@ -190,6 +167,7 @@ void JobAgent::on(const CommandRestore& command) {
 void JobAgent::on(const CommandGo& command) {
   if (!current(command.epoch)) return;
   fault_point("node.go");
+  go_ = command;
   for (uint32_t slot = 0; slot < options_.slots; ++slot) {
     if (slots_[slot].report.phase != WorkerPhase::kRestoring) continue;
     slots_[slot].report.epoch = command.epoch;
@@ -200,7 +178,7 @@ void JobAgent::on(const CommandGo& command) {
 
 void JobAgent::on(const CommandCapture& command) {
   if (!current(command.epoch) || !job_) return;
-  captures_.capture(*job_, command.epoch, command.version);
+  captures_.capture(*job_, command.epoch, command.version, command.attempt);
 }
 
 void JobAgent::on(const CommandWatermark& command) {
@@ -216,13 +194,15 @@ void JobAgent::on(const CommandWatermark& command) {
 
 void JobAgent::on(const CommandStopAt& command) {
   if (!current(command.epoch)) return;
+  stop_at_ = command;
   for (uint32_t slot = 0; slot < options_.slots; ++slot)
     if (slots_[slot].report.alive)
       ports_.workers.send(slot, train::StopAt{command.epoch, command.step});
 }
 
 void JobAgent::on(const CommandEndJob& command) {
-  if (command.epoch < memory_.epoch || !job_ || job_->config.name != command.job) return;
+  if (command.epoch < memory_.epoch || !job_) return;
+  if (command.job && *command.job != job_->config.name) return;
   for (uint32_t slot = 0; slot < options_.slots; ++slot) {
     Slot& s = slots_[slot];
     if (s.report.alive) ports_.workers.send(slot, train::Exit{command.why});
@@ -232,11 +212,11 @@ void JobAgent::on(const CommandEndJob& command) {
     s.job_key.clear();
     s.unsealed.clear();
   }
-  if (!command.keep) captures_.forget_job(job_->hash);
   memory_.job.reset();
   memory_.views.clear();
   ports_.remember(memory_);
   job_.reset();
+  quiescing_ = false;  // nobody waits for the answer
 }
 
 // ---- workers --------------------------------------------------------------------------------------
@@ -244,12 +224,23 @@ void JobAgent::on(const CommandEndJob& command) {
 void JobAgent::on_worker_up(uint32_t slot, const train::Hello& hello) {
   CHECK(slot < slots_.size());
   if (slots_[slot].leaving) return;  // connected once more on its way out
-  if (!job_ || (!hello.job_key.empty() && hello.job_key != job_->key)) {
+  if (!job_) {                       // it outlived its job: nobody wants another one in its place
+    slots_[slot].leaving = true;
+    ports_.workers.stop(slot);
+    return;
+  }
+  if (!hello.job_key.empty() && hello.job_key != job_->key) {
     ports_.workers.kill(slot, "it works for a job that this node does not have");
     return;
   }
   Slot& s = slots_[slot];
   const bool fresh = hello.job_key.empty();
+  if (!fresh && hello.epoch > memory_.epoch) {  // its view could not be stored before a restart
+    ports_.workers.kill(slot,
+                        fmt::format("it works in epoch {}, of which this daemon knows nothing",
+                                    to_string(hello.epoch)));
+    return;
+  }
   if (!fresh && hello.epoch < memory_.epoch && hello.phase != WorkerPhase::kIdle && !quiescing_) {
     ports_.workers.kill(slot, fmt::format("it works in epoch {}, the cluster is in {}",
                                           to_string(hello.epoch), to_string(memory_.epoch)));
@@ -267,7 +258,9 @@ void JobAgent::on_worker_up(uint32_t slot, const train::Hello& hello) {
     return;
   }
   ports_.report(WorkerChanged{options_.node, 0, s.report, "connected again"});
-  if (quiescing_) {
+  if (!quiescing_) {
+    if (hello.epoch == memory_.epoch) catch_up(slot);
+  } else {
     s.idling = hello.epoch < memory_.epoch;
     if (s.idling) {
       ports_.workers.send(slot, train::Quiesce{memory_.epoch});
@@ -276,6 +269,17 @@ void JobAgent::on_worker_up(uint32_t slot, const train::Hello& hello) {
       answer_when_idle();
     }
   }
+}
+
+// Said twice they do no harm.
+void JobAgent::catch_up(uint32_t slot) {
+  const WorkerPhase phase = slots_[slot].report.phase;
+  if (phase == WorkerPhase::kIdle) return;
+  if (go_ && phase == WorkerPhase::kRestoring) {
+    set_phase(slot, WorkerPhase::kRunning);
+    ports_.workers.send(slot, train::Go{go_->epoch, go_->comm_addresses});
+  }
+  if (stop_at_) ports_.workers.send(slot, train::StopAt{stop_at_->epoch, stop_at_->step});
 }
 
 void JobAgent::on_worker_down(uint32_t slot, const std::string& why) {
@@ -322,8 +326,12 @@ void JobAgent::on(uint32_t slot, const train::RestoreFailed& message) {
   std::vector<uint32_t> shards;
   for (const train::ShardBlock& bad : message.bad) {
     shards.push_back(bad.shard);
-    // Found bad just now: it must not be offered again.
-    (void)ports_.arena.free(storage::BlockIndex(bad.block));
+    // Found bad just now: it must not be offered again. Only the block that it says: the index may
+    // have been granted anew.
+    const auto block = ports_.arena.info(storage::BlockIndex(bad.block));
+    if (block && block->header && job_ && block->header->job == job_->hash &&
+        block->header->shard.flat(job_->layout.slices()) == bad.shard)
+      (void)ports_.arena.free(*block);
   }
   ports_.report(WorkerRestoreFailed{options_.node, 0, slot, message.epoch, shards, options_.node,
                                     message.error});

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "daemon/coordinator/types.h"
+#include "daemon/node/arena_verifier.h"
 #include "daemon/node/capture_keeper.h"
 #include "daemon/node/node_job.h"
 #include "daemon/node/ports.h"
@@ -64,8 +65,9 @@ class JobAgent {
   std::vector<WorkerReport> worker_reports() const;
   Epoch epoch() const { return memory_.epoch; }
   StateVersion safe() const { return memory_.safe; }
+  // Captures that were named and that this node could not keep, since the process started.
+  uint64_t captures_skipped() const { return captures_.skipped(); }
   const NodeJob* job() const { return job_ ? &*job_ : nullptr; }
-  const CaptureKeeper& captures() const { return captures_; }
 
  private:
   struct Slot {
@@ -107,6 +109,8 @@ class JobAgent {
   void settle(uint32_t slot);
   void answer_when_idle();
   void answer_quiesced();
+  void say_quiesced(Epoch epoch, const ArenaVerifier::Contents& contents);
+  void catch_up(uint32_t slot);
   bool current(Epoch epoch) const { return epoch == memory_.epoch; }
 
   const JobAgentOptions options_;
@@ -117,7 +121,11 @@ class JobAgent {
   Restorer restorer_;
   std::vector<Slot> slots_;
   std::vector<storage::ViewBase> history_;
+  ArenaVerifier verifier_;
   bool quiescing_ = false;
+  // Of the present epoch, for a worker whose connection broke when they were said.
+  std::optional<CommandGo> go_;
+  std::optional<CommandStopAt> stop_at_;
 };
 
 }  // namespace holdfast::daemon

@@ -38,7 +38,8 @@ class ReplicaPort {
   virtual ~ReplicaPort() = default;
   // Ends everything of older epochs, and refuses grants to writers that live in one.
   virtual void set_epoch(Epoch epoch) = 0;
-  virtual void set_addresses(const std::vector<NodeAddress>& nodes) = 0;
+  // A view opens: where the nodes are that are up, and which of them are its members.
+  virtual void open_view(const View& view, const std::vector<NodeAddress>& nodes) = 0;
   virtual void replicate(Epoch epoch, uint64_t job, const StateVersion& state,
                          const std::vector<train::ShardBlock>& blocks,
                          const std::vector<NodeId>& holders,
@@ -54,6 +55,7 @@ class LoopPort {
   virtual void after_ms(int64_t ms, std::function<void()> action) = 0;
   // Runs `work` on a helper thread, then `done` on the event loop.
   virtual void aside(std::function<void()> work, std::function<void()> done) = 0;
+  virtual size_t helpers() const = 0;  // how many works are done at the same time
 };
 
 using ReportFn = std::function<void(NodeEvent)>;  // to the coordinator, in order

@@ -1,5 +1,6 @@
 #include "daemon/node/replica_adapter.h"
 
+#include <set>
 #include <utility>
 
 #include "daemon/node/node_job.h"
@@ -9,6 +10,13 @@ namespace holdfast::daemon {
 void ReplicaAdapter::set_epoch(Epoch epoch) {
   server_.set_epoch(epoch);
   replicator_.set_epoch(epoch);
+}
+
+void ReplicaAdapter::open_view(const View& view, const std::vector<NodeAddress>& nodes) {
+  learn_(nodes);
+  std::set<NodeId> members;
+  for (const Member& member : view.members) members.insert(member.worker.node);
+  server_.view_opened(view.epoch, members);
 }
 
 void ReplicaAdapter::replicate(Epoch epoch, uint64_t job, const StateVersion& state,

@@ -42,7 +42,7 @@ class ReplicaAdapter final : public ReplicaPort {
       : arena_(arena), replicator_(replicator), server_(server), learn_(std::move(learn)) {}
 
   void set_epoch(Epoch epoch) override;
-  void set_addresses(const std::vector<NodeAddress>& nodes) override { learn_(nodes); }
+  void open_view(const View& view, const std::vector<NodeAddress>& nodes) override;
   void replicate(Epoch epoch, uint64_t job, const StateVersion& state,
                  const std::vector<train::ShardBlock>& blocks, const std::vector<NodeId>& holders,
                  std::function<void(std::vector<Replicated>)> done) override;

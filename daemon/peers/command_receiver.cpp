@@ -29,7 +29,7 @@ Result<std::string> CommandReceiver::receive(const std::string& body) {
                             post.session, node_.value, session_));
   if (post.coordinator_session < coordinator_session_)
     return fail(ErrorCode::kEpochOld,
-                fmt::format("commands of coordinator {}, node {} knows a newer one ({})",
+                fmt::format("commands of coordinator session {}, node {} knows a newer one ({})",
                             post.coordinator_session, node_.value, coordinator_session_));
   const bool same = post.coordinator_session == coordinator_session_;
   if (same && post.sequence <= last_sequence_)

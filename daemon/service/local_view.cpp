@@ -85,6 +85,9 @@ std::string local_metrics(const LocalView& view, const CoordinatorHost* coordina
   metric(out, "holdfast_worker_restarts_total", "counter", "Workers started again after an end.",
          restarts);
   metric(out, "holdfast_worker_hangs_total", "counter", "Workers killed because they hung.", hangs);
+  metric(out, "holdfast_snapshots_skipped_total", "counter",
+         "Captures that this node was asked for and could not keep.",
+         static_cast<double>(view.agent.captures_skipped()));
   if (coordinator == nullptr) return out;
 
   const Coordinator& c = coordinator->coordinator();
@@ -93,10 +96,22 @@ std::string local_metrics(const LocalView& view, const CoordinatorHost* coordina
   metric(out, "holdfast_nodes_up", "gauge", "Nodes that are up.", up);
   metric(out, "holdfast_views_total", "counter", "View changes begun by this process.",
          static_cast<double>(c.counters().views));
+  metric(out, "holdfast_events_fenced_total", "counter",
+         "Reports of an old epoch or session, without effect.",
+         static_cast<double>(c.counters().events_fenced));
+  metric(out, "holdfast_captures_named_total", "counter", "Versions that were to be captured.",
+         static_cast<double>(c.counters().captures_named));
   metric(out, "holdfast_captures_safe_total", "counter", "Captures that became safe.",
          static_cast<double>(c.counters().captures_safe));
   metric(out, "holdfast_captures_abandoned_total", "counter", "Captures that were given up.",
          static_cast<double>(c.counters().captures_abandoned));
+  metric(out, "holdfast_ledger_rows_sealed_total", "counter", "Ledger rows that became final.",
+         static_cast<double>(c.counters().rows_sealed));
+  metric(out, "holdfast_ledger_rows_voided_total", "counter",
+         "Ledger rows that a view change took back.", static_cast<double>(c.counters().rows_voided));
+  metric(out, "holdfast_ledger_rows_inferred_total", "counter",
+         "Ledger rows sealed from the plan, as the report was lost with its node.",
+         static_cast<double>(c.counters().rows_inferred));
   if (c.view() == nullptr) return out;
   metric(out, "holdfast_lanes", "gauge", "Live lanes of the running job.",
          static_cast<double>(c.view()->members.size()));

@@ -16,6 +16,7 @@
 #include "daemon/node/asio_loop.h"
 #include "daemon/node/job_agent.h"
 #include "daemon/node/memory_store.h"
+#include "daemon/node/node_records.h"
 #include "daemon/node/replica_adapter.h"
 #include "daemon/node/worker_adapter.h"
 #include "daemon/peers/command_receiver.h"
@@ -45,6 +46,7 @@ std::filesystem::path worker_program(const conf::NodeConfig& config) {
 }
 
 Status make_folder(const std::filesystem::path& folder) {
+  if (folder.empty()) return {};  // of a bare name: the folder that we are in
   std::error_code error;
   std::filesystem::create_directories(folder, error);
   if (error)
@@ -60,7 +62,6 @@ class Node::Impl {
   Impl(const conf::NodeConfig& config, Clock& clock)
       : config_(config),
         clock_(clock),
-        session_(static_cast<uint64_t>(clock.wall_ms())),
         identity_{config.cluster.name, HOLDFAST_RELEASE},
         signals_(io_, SIGTERM, SIGINT),
         watchdog_(io_),
@@ -72,6 +73,7 @@ class Node::Impl {
 
  private:
   Status open_storage();
+  Status end_survivors_of_another_arena();
   Status open_workers();
   Status open_peers();
   Status open_control();
@@ -85,7 +87,7 @@ class Node::Impl {
 
   const conf::NodeConfig config_;
   Clock& clock_;
-  const uint64_t session_;
+  uint64_t session_ = 0;  // numbers this process, once the catalog is open
   const PeerIdentity identity_;
   Status ended_;
 
@@ -110,6 +112,7 @@ class Node::Impl {
   std::unique_ptr<ReplicaAdapter> replicas_;
   std::unique_ptr<WorkerAdapter> workers_;
   std::unique_ptr<NodeLink> link_;
+  std::unique_ptr<MemoryKeeper> memory_;
   std::unique_ptr<JobAgent> agent_;
   std::unique_ptr<CommandReceiver> commands_;
   std::unique_ptr<CoordinatorHost> coordinator_;
@@ -164,6 +167,7 @@ Status Node::Impl::open_storage() {
   ASSIGN_OR_RETURN(catalog_,
                    storage::open_rocksdb_catalog(config_.state_dir / "catalog",
                                                  {config_.cluster.name, config_.name}));
+  ASSIGN_OR_RETURN(session_, begin_session(*catalog_, clock_.wall_ms()));
   bool survivor = false;
   for (uint32_t slot = 0; slot < config_.worker.slots; ++slot)
     survivor = survivor || supervisor_->survivor(slot).has_value();
@@ -176,15 +180,41 @@ Status Node::Impl::open_storage() {
                                          config_.cluster.name, config_.name},
                                         may_live));
   for (const Error& damage : arena_->damage()) log::warn("{}", damage.to_string());
-  ASSIGN_OR_RETURN(fabric_,
-                   storage::open_libfabric({config_.fabric.provider, config_.fabric.address,
-                                            config_.fabric.port, config_.fabric.timeout_ms},
-                                           arena_->bytes()));
+  RETURN_IF_ERROR(end_survivors_of_another_arena());
+  auto fabric = storage::open_libfabric({config_.fabric.provider, config_.fabric.address,
+                                         config_.fabric.port, config_.fabric.timeout_ms},
+                                        arena_->bytes());
+  if (!fabric)
+    return fail(with_context(fabric.error(),
+                             fmt::format("[fabric] in node.toml; address {}, by default the host of "
+                                         "`listen`",
+                                         config_.fabric.address)));
+  fabric_ = std::move(*fabric);
   return {};
 }
 
+// They write into a file that is not ours, and what they say of blocks is said of that one. Killed
+// before anything is granted.
+Status Node::Impl::end_survivors_of_another_arena() {
+  ASSIGN_OR_RETURN(const bool another, arena_is_another(*catalog_, arena_->id()));
+  if (!another) return {};
+  for (uint32_t slot = 0; slot < config_.worker.slots; ++slot) {
+    const auto survivor = supervisor_->survivor(slot);
+    if (!survivor) continue;
+    log::warn(
+        "worker {} (pid {}) of an earlier daemon process is killed: {} is another arena than "
+        "the one it has",
+        slot, *survivor, config_.arena.path.string());
+    supervisor_->ensure_worker(slot);
+    supervisor_->kill_worker(slot, "the arena is another than the one it has");
+  }
+  return remember_arena(*catalog_, arena_->id());
+}
+
 Status Node::Impl::open_peers() {
-  ASSIGN_OR_RETURN(peers_, PeerServer::listen(io_, config_.listen, identity_));
+  auto peers = PeerServer::listen(io_, config_.listen, identity_);
+  if (!peers) return fail(with_context(peers.error(), "`listen` in node.toml"));
+  peers_ = std::move(*peers);
   replica_calls_ = std::make_unique<PeerCaller>(io_, identity_);
   control_calls_ = std::make_unique<PeerCaller>(io_, identity_);
   replica_server_ = std::make_unique<storage::ReplicaServer>(
@@ -227,15 +257,14 @@ Status Node::Impl::open_peers() {
                                     config_.cluster.seed, why.message);
                         }});
   ASSIGN_OR_RETURN(const AgentMemory memory, load_memory(*catalog_));
+  memory_ = std::make_unique<MemoryKeeper>(*catalog_, loop_,
+                                           [](const std::string& text) { log::warn("{}", text); });
   agent_ = std::make_unique<JobAgent>(
       JobAgentOptions{config_.name, config_.worker.slots, config_.cluster.quiesce_timeout_ms / 2,
                       config_.arena.path.string(), config_.worker.address},
       JobAgent::Ports{*arena_, *workers_, *replicas_, loop_,
                       [this](NodeEvent event) { link_->report(std::move(event)); },
-                      [this](const AgentMemory& changed) {
-                        if (auto saved = save_memory(*catalog_, changed); !saved)
-                          stop_with(tl::unexpected(saved.error()));
-                      }},
+                      [this](const AgentMemory& changed) { memory_->save(changed); }},
       memory);
   for (uint32_t slot = 0; slot < config_.worker.slots; ++slot) {
     const auto survivor = supervisor_->survivor(slot);

@@ -99,6 +99,7 @@ Status Slot::send(const train::ToWorker& message) {
 // ---- the process ----------------------------------------------------------------------------------
 
 void Slot::spawn() {
+  cause_.reset();  // that of the process before says nothing about this one
   auto spawned = spawn_worker(
       {options_.program, options_.state_dir, number_, std::exchange(fault_, std::string())});
   if (!spawned) {
@@ -181,8 +182,8 @@ void Slot::expect_connection(uint32_t timeout_ms, const std::string& who) {
 
 bool Slot::connected(const std::shared_ptr<train::FrameStream>& stream,
                      const train::Hello& hello) {
-  if (status_.pid == 0 && wanted_) {
-    // Faster than our own look at its page.
+  if (status_.pid == 0 && wanted_ && page_->owner() == hello.pid) {
+    // Faster than our own look at its page. What is left of one that has ended does not own it.
     restart_.cancel();
     auto pidfd = open_pidfd(static_cast<pid_t>(hello.pid));
     if (!pidfd) return false;
@@ -192,6 +193,10 @@ bool Slot::connected(const std::shared_ptr<train::FrameStream>& stream,
   if (hello.pid != status_.pid) {
     note(fmt::format("process {} said hello, the worker is process {}: refused", hello.pid,
                      status_.pid));
+    return false;
+  }
+  if (cause_ && cause_->cause != WorkerEnd::Cause::kStopped) {
+    note(fmt::format("process {} was killed: its connection is refused", hello.pid));
     return false;
   }
   connect_.cancel();

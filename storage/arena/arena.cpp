@@ -34,20 +34,22 @@ class MappedArena final : public Arena {
     return file_->publish(block, granted_in, header);
   }
   Result<std::span<const std::byte>> read_verified(BlockIndex block,
-                                                   const BlockHeader& expected) override {
-    return file_->read_verified(block, expected);
-  }
+                                                   const BlockHeader& expected) override;
 
   Result<BlockInfo> allocate(uint64_t bytes, const NodeId& writer, Epoch epoch) override;
-  Status free(BlockIndex block) override;
+  Status free(const BlockInfo& block) override;
   std::vector<BlockInfo> scan() override;
   ArenaUsage usage() override;
+  bool was_verified(const BlockInfo& block) override;
+  uint64_t id() const override { return file_->superblock().arena_id; }
   std::vector<Error> damage() const override { return damage_; }
 
  private:
   struct Extent {
     uint64_t offset = 0;
     uint64_t capacity = 0;
+    uint64_t generation = 0;
+    bool verified = false;
   };
 
   Status adopt_entry(const layout::UsedEntry& entry,
@@ -91,7 +93,7 @@ Status MappedArena::adopt_entry(const layout::UsedEntry& entry,
                 fmt::format("{}: its extent [{}, +{}) overlaps another block's", file_->name(block),
                             entry.grant.offset, entry.grant.capacity));
   entries_.take_at(block.value, 1);
-  used_[block.value] = {entry.grant.offset, entry.grant.capacity};
+  used_[block.value] = {entry.grant.offset, entry.grant.capacity, entry.grant.generation};
   return {};
 }
 
@@ -122,19 +124,43 @@ Result<BlockInfo> MappedArena::allocate(uint64_t bytes, const NodeId& writer, Ep
   layout::UsedEntry entry;
   entry.grant = {block, *offset, capacity, writer, epoch, unused ? unused->generation + 1 : 1};
   file_->apply(block, layout::stores_to_allocate(entry.grant));
-  used_[block.value] = {*offset, capacity};
+  used_[block.value] = {*offset, capacity, entry.grant.generation};
   return to_info(entry);
 }
 
-Status MappedArena::free(BlockIndex block) {
+Result<std::span<const std::byte>> MappedArena::read_verified(BlockIndex block,
+                                                              const BlockHeader& expected) {
+  const auto before = file_->info(block);
+  auto payload = file_->read_verified(block, expected);
   const MutexLock lock(mutex_);
   const auto found = used_.find(block.value);
+  // Freed and granted anew while it was read: nothing is known of the new one.
+  if (before && found != used_.end() && found->second.generation == before->generation)
+    found->second.verified = payload.has_value();
+  return payload;
+}
+
+bool MappedArena::was_verified(const BlockInfo& block) {
+  const MutexLock lock(mutex_);
+  const auto found = used_.find(block.index.value);
+  return found != used_.end() && found->second.generation == block.generation &&
+         found->second.verified;
+}
+
+Status MappedArena::free(const BlockInfo& block) {
+  const BlockIndex index = block.index;
+  const MutexLock lock(mutex_);
+  const auto found = used_.find(index.value);
   if (found == used_.end())
     return fail(ErrorCode::kBlockInvalid,
-                fmt::format("{}: it is not allocated", file_->name(block)));
-  file_->apply(block, layout::stores_to_free());
+                fmt::format("{}: it is not allocated", file_->name(index)));
+  if (found->second.generation != block.generation)
+    return fail(ErrorCode::kBlockInvalid,
+                fmt::format("{}: grant {} of it is over, it is at {}", file_->name(index),
+                            block.generation, found->second.generation));
+  file_->apply(index, layout::stores_to_free());
   extents_.give_back(found->second.offset, found->second.capacity);
-  entries_.give_back(block.value, 1);
+  entries_.give_back(index.value, 1);
   used_.erase(found);
   return {};
 }
@@ -153,6 +179,7 @@ std::vector<BlockInfo> MappedArena::scan() {
                         .capacity = extent.capacity,
                         .writer = {},
                         .granted_in = {},
+                        .generation = extent.generation,
                         .header = std::nullopt});
     }
   }
@@ -164,7 +191,14 @@ ArenaUsage MappedArena::usage() {
   ArenaUsage usage{.size_bytes = file_->superblock().file_bytes,
                    .used_bytes = 0,
                    .blocks = static_cast<uint32_t>(used_.size())};
-  for (const auto& [index, extent] : used_) usage.used_bytes += extent.capacity;
+  for (const auto& [index, extent] : used_) {
+    usage.used_bytes += extent.capacity;
+    const layout::Entry entry = file_->entry(BlockIndex(index));
+    const auto* used = std::get_if<layout::UsedEntry>(&entry);
+    if (used != nullptr && used->header) continue;
+    usage.granted_bytes += extent.capacity;
+    ++usage.granted_blocks;
+  }
   return usage;
 }
 

@@ -44,6 +44,8 @@ struct BlockInfo {
   uint64_t capacity = 0;
   NodeId writer;  // who was granted the block: its own node, or the peer that replicates into it
   Epoch granted_in;
+  // Numbers the grants of this index: the same index granted again is another block.
+  uint64_t generation = 0;
   std::optional<BlockHeader> header;  // nullopt: allocated, not published
 };
 
@@ -81,6 +83,8 @@ struct ArenaUsage {
   uint64_t size_bytes = 0;
   uint64_t used_bytes = 0;  // allocated or published
   uint32_t blocks = 0;
+  uint64_t granted_bytes = 0;  // of these, allocated and not published: somebody is to write them
+  uint32_t granted_blocks = 0;
 };
 
 class Arena : public ArenaMapping {
@@ -96,11 +100,18 @@ class Arena : public ArenaMapping {
 
   // At least one page. kArenaFull names bytes wanted, free and largest free extent.
   virtual Result<BlockInfo> allocate(uint64_t bytes, const NodeId& writer, Epoch epoch) = 0;
-  // The caller vouches that nobody writes into the block any more.
-  virtual Status free(BlockIndex block) = 0;
+  // The caller vouches that nobody writes into the block any more. kBlockInvalid when it is not
+  // allocated, or was freed and granted anew since (another generation): nothing happens then.
+  virtual Status free(const BlockInfo& block) = 0;
   // Everything allocated or published, by index.
   virtual std::vector<BlockInfo> scan() = 0;
   virtual ArenaUsage usage() = 0;
+  // True if read_verified of this process has found this grant's bytes right, and never wrong
+  // since. Published bytes are not written any more: it need not be summed again before it is used.
+  virtual bool was_verified(const BlockInfo& block) = 0;
+  // Random, chosen when the file was made: tells a file from another of the same path. 0: made by a
+  // release that did not number them.
+  virtual uint64_t id() const = 0;
   // Entries that open found damaged, for the log: kBlockInvalid naming file, block and what is
   // wrong. They count for nothing and their room is free again.
   virtual std::vector<Error> damage() const { return {}; }

@@ -9,6 +9,7 @@
 
 #include <cerrno>
 #include <optional>
+#include <random>
 #include <system_error>
 
 namespace holdfast::storage {
@@ -48,11 +49,18 @@ Result<bool> give_name(const fs::path& from, const fs::path& to) {
   return file_error(errno, "name arena", to);
 }
 
+uint64_t random_id() {
+  std::random_device random;
+  const uint64_t id = (uint64_t{random()} << 32) | random();
+  return id == 0 ? 1 : id;
+}
+
 Result<bool> build(const FileDescriptor& file, const ArenaOptions& options,
                    const fs::path& unnamed) {
   RETURN_IF_ERROR(lock(file, unnamed));
-  ASSIGN_OR_RETURN(const auto superblock,
-                   layout::make_superblock(options.size_bytes, options.cluster, options.node));
+  ASSIGN_OR_RETURN(
+      const auto superblock,
+      layout::make_superblock(options.size_bytes, options.cluster, options.node, random_id()));
   if (::ftruncate(file.get(), 0) != 0) return file_error(errno, "empty", unnamed);
   RETURN_IF_ERROR(reserve(file, options.size_bytes, options.path));
   RETURN_IF_ERROR(write_superblock(file, superblock, options.path));

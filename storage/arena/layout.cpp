@@ -84,13 +84,14 @@ BlockHeader header_of(const HeaderRecord& record) {
 }  // namespace
 
 Result<Superblock> make_superblock(uint64_t file_bytes, const std::string& cluster,
-                                   const NodeId& node) {
+                                   const NodeId& node, uint64_t arena_id) {
   if (cluster.size() > kNameBytes || node.value.size() > kWriterBytes)
     return fail(ErrorCode::kConfigValue,
                 fmt::format("cluster name '{}' may have {} characters, node name '{}' {}", cluster,
                             kNameBytes, node.value, kWriterBytes));
   Superblock s;
   s.file_bytes = file_bytes;
+  s.arena_id = arena_id;
   s.entry_count = std::max(kFewestEntries, file_bytes / kBytesPerEntry);
   s.data_offset = round_up(s.table_offset + s.entry_count * s.entry_bytes, kPage);
   if (file_bytes < s.data_offset + kPage)

@@ -47,7 +47,8 @@ struct Superblock {
   uint32_t node_length = 0;
   std::array<char, kNameBytes> cluster{};
   std::array<char, kNameBytes> node{};
-  std::array<uint64_t, 16> reserved{};
+  uint64_t arena_id = 0;  // random, of this file; 0 in files of releases that did not number them
+  std::array<uint64_t, 15> reserved{};
   uint64_t checksum = 0;  // of the 504 bytes before it
 };
 static_assert(sizeof(Superblock) == 512 && offsetof(Superblock, checksum) == 504);
@@ -93,7 +94,7 @@ static_assert(sizeof(EntryWords) == sizeof(AllocationRecord) + sizeof(HeaderReco
 // The geometry of a file of `file_bytes`: one entry per 32 KiB, 64 at least. kArenaTooSmall when
 // not one page is left for payloads.
 Result<Superblock> make_superblock(uint64_t file_bytes, const std::string& cluster,
-                                   const NodeId& node);
+                                   const NodeId& node, uint64_t arena_id = 0);
 std::string cluster_of(const Superblock& superblock);
 NodeId node_of(const Superblock& superblock);
 // kArenaCorrupt or kArenaVersion, with the reason; `file` is how the arena is called in it.

@@ -185,6 +185,7 @@ BlockInfo to_info(const layout::UsedEntry& entry) {
           .capacity = entry.grant.capacity,
           .writer = entry.grant.writer,
           .granted_in = entry.grant.epoch,
+          .generation = entry.grant.generation,
           .header = entry.header};
 }
 

@@ -78,8 +78,9 @@ Result<std::unique_ptr<Fabric>> open_libfabric(const FabricOptions& options,
                                                std::span<std::byte> region) {
   CHECK(!region.empty(), "a fabric serves at least one byte");
   ASSIGN_OR_RETURN(auto progress, Progress::open(options, region));
-  PeerAddress address{progress->provider().name, options.address, progress->provider().port,
-                      progress->region_id()};
+  const Provider& provider = progress->provider();
+  PeerAddress address{provider.name, provider.host.empty() ? options.address : provider.host,
+                      provider.port, progress->region_id()};
   return std::make_unique<LibfabricFabric>(std::move(progress), format_address(address));
 }
 

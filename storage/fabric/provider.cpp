@@ -51,6 +51,21 @@ std::string providers_found() {
   return fmt::format("{}", fmt::join(names, ", "));
 }
 
+// "" for an address that stands for all of this machine's.
+std::string sockaddr_host(const sockaddr_storage& address, size_t length) {
+  if (address.ss_family == AF_INET6) {
+    if (IN6_IS_ADDR_UNSPECIFIED(&reinterpret_cast<const sockaddr_in6&>(address).sin6_addr))
+      return "";
+  } else if (reinterpret_cast<const sockaddr_in&>(address).sin_addr.s_addr == INADDR_ANY) {
+    return "";
+  }
+  char host[NI_MAXHOST] = "";
+  if (getnameinfo(reinterpret_cast<const sockaddr*>(&address), static_cast<socklen_t>(length), host,
+                  sizeof host, nullptr, 0, NI_NUMERICHOST) != 0)
+    return "";
+  return host;
+}
+
 uint16_t sockaddr_port(const sockaddr_storage& address) {
   if (address.ss_family == AF_INET6)
     return ntohs(reinterpret_cast<const sockaddr_in6&>(address).sin6_port);
@@ -86,6 +101,7 @@ Status listen(Provider& provider) {
   if (int status = fi_getname(&provider.listener->fid, &bound, &length))
     return fail(fabric_error(ErrorCode::kFabricUnavailable, "fi_getname", status));
   provider.port = sockaddr_port(bound);
+  provider.host = sockaddr_host(bound, length);
   return {};
 }
 
@@ -143,10 +159,11 @@ Result<Provider> open_provider(const FabricOptions& options, std::span<std::byte
 Result<Info> info_towards(const fi_info& own, const std::string& host, uint16_t port) {
   addrinfo hints{};
   hints.ai_socktype = SOCK_STREAM;
+  hints.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV;
   addrinfo* found = nullptr;
   if (int status = getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &found))
-    return fail(ErrorCode::kFabricLost,
-                fmt::format("looking up {}:{}: {}", host, port, gai_strerror(status)));
+    return fail(ErrorCode::kFabricLost, fmt::format("the peer's fabric address {}:{}: {}", host,
+                                                    port, gai_strerror(status)));
   Info info(fi_dupinfo(&own));
   // The route decides where we connect from: the listening address may not reach the peer.
   free(info->src_addr);

@@ -41,6 +41,7 @@ struct Provider {
   Fid<fid_mr> region;
   Fid<fid_pep> listener;
   std::string name;
+  std::string host;  // where it listens, as a number: peers need not look it up
   uint16_t port = 0;
   uint64_t remote_base = 0;  // what peers call offset 0 of the region
 };
@@ -48,8 +49,8 @@ struct Provider {
 // kFabricUnavailable with the providers that were found, kAddressInUse.
 Result<Provider> open_provider(const FabricOptions& options, std::span<std::byte> region);
 
-// `info` of an endpoint that will connect there. Looks the name up: call it on the caller's thread.
-// kFabricLost when the host is not known.
+// `info` of an endpoint that will connect there. `host` is a number: no name is looked up, which
+// could take longer than any limit. kFabricLost when it is none.
 Result<Info> info_towards(const fi_info& own, const std::string& host, uint16_t port);
 
 // The descriptor that an object opened with FI_WAIT_FD is waited for with; not inherited by exec.

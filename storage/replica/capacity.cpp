@@ -62,6 +62,7 @@ ArenaNeed arena_need(const ArenaDemand& demand) {
   const uint64_t held = std::min<uint64_t>(demand.workers_held, lanes_left - 1);
   ArenaNeed need;
   need.own_bytes = share.bytes * demand.workers_on_node * kSlotsPerShard;
+  need.workers_held = held;
   need.replica_bytes = share.bytes * held * kSlotsPerShard;
   const uint64_t blocks = share.shards * (demand.workers_on_node + held) * kSlotsPerShard;
   need.blocks = static_cast<uint32_t>(std::min<uint64_t>(blocks, UINT32_MAX));
@@ -75,8 +76,8 @@ std::string ArenaNeed::text(const ArenaDemand& demand) const {
       "for "
       "the block table; with room for {} of {} lanes lost",
       mebibytes(total_bytes()), mebibytes(own_bytes), kSlotsPerShard, demand.workers_on_node,
-      mebibytes(replica_bytes), demand.workers_held, mebibytes(overhead_bytes),
-      demand.spare_failures, demand.lanes);
+      mebibytes(replica_bytes), workers_held, mebibytes(overhead_bytes), demand.spare_failures,
+      demand.lanes);
 }
 
 Status check_arena(const NodeId& node, uint64_t arena_bytes, const ArenaDemand& demand) {

@@ -29,6 +29,7 @@ struct ArenaNeed {
   uint64_t replica_bytes = 0;   // and of what it holds for others
   uint64_t overhead_bytes = 0;  // superblock and block table
   uint32_t blocks = 0;
+  uint64_t workers_held = 0;  // whose captures replica_bytes counts
 
   uint64_t total_bytes() const { return own_bytes + replica_bytes + overhead_bytes; }
   // "12.0 MiB: 6.0 MiB for ..., ..."

@@ -78,7 +78,7 @@ Status Fetching::read_all(const FetchPtr& fetch, const std::string& text) {
     ASSIGN_OR_RETURN(const BlockInfo own,
                      arena_.allocate(block.length, options_.self, fetch->epoch));
     Reading& reading = fetch->reading[block.shard];
-    reading = {own.index, {fetch->job, block.shard, fetch->state, block.length, block.checksum}, 0};
+    reading = {own, {fetch->job, block.shard, fetch->state, block.length, block.checksum}, 0};
     reading.link =
         links_.start(fetch->from, reply.fabric_address,
                      {Transfer::Kind::kRead, own.offset, block.offset, block.length},
@@ -104,7 +104,7 @@ void Fetching::verify(const FetchPtr& fetch, ShardId shard) {
   auto good = std::make_shared<bool>(false);
   executor_.aside(
       [good, reading, &arena = arena_] {
-        const auto payload = arena.payload(reading.block);
+        const auto payload = arena.payload(reading.block.index);
         *good =
             payload && checksum64(payload->first(reading.header.length)) == reading.header.checksum;
       },
@@ -120,7 +120,7 @@ void Fetching::verified(const FetchPtr& fetch, const Reading& reading, bool good
           ? fail(ErrorCode::kBlockInvalid,
                  fmt::format("{} at {} arrived from {} with another checksum", to_string(shard),
                              to_string(fetch->state), fetch->from.value))
-          : arena_.publish(reading.block, fetch->epoch, reading.header);
+          : arena_.publish(reading.block.index, fetch->epoch, reading.header);
   if (!published) (void)arena_.free(reading.block);
   if (fetch->ended) return;
   if (!published) {
@@ -128,7 +128,7 @@ void Fetching::verified(const FetchPtr& fetch, const Reading& reading, bool good
     return;
   }
   fetch->wanted.erase(shard);
-  fetch->result.blocks.push_back({shard, reading.block});
+  fetch->result.blocks.push_back({shard, reading.block.index});
   end_if_settled(fetch);
 }
 

@@ -28,7 +28,7 @@ class Fetching : public std::enable_shared_from_this<Fetching> {
 
  private:
   struct Reading {
-    BlockIndex block;
+    BlockInfo block;
     BlockHeader header;
     uint64_t link = 0;
   };

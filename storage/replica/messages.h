@@ -17,6 +17,12 @@ inline constexpr const char* kCommitTarget = "/replica/commit";
 inline constexpr const char* kLocateTarget = "/replica/locate";
 inline constexpr const char* kReleaseTarget = "/replica/release";
 
+// From its grant on a writer ends the writes of an attempt within this, whatever holds them up: 16
+// MiB a second, and a minute. A holder that lost sight of him waits twice as long.
+constexpr int64_t write_limit_ms(uint64_t bytes) {
+  return 60'000 + static_cast<int64_t>(bytes >> 24) * 1'000;
+}
+
 // Names one attempt of one writer to replicate one state to one holder. `session` numbers the lives
 // of the writer's process and grows; `number` counts within it.
 struct Ticket {

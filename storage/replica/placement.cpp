@@ -6,6 +6,8 @@
 #include <set>
 #include <tuple>
 
+#include "base/check.h"
+
 namespace holdfast::storage {
 namespace {
 
@@ -72,7 +74,8 @@ std::map<NodeId, HolderChoice> assign_holders(std::vector<Captures> owners, uint
       if (std::find(choice.holders.begin(), choice.holders.end(), node.id) != choice.holders.end())
         node.load_bytes += captures.bytes;
     }
-    choices[captures.owner] = std::move(choice);
+    const bool first = choices.emplace(captures.owner, std::move(choice)).second;
+    CHECK(first, "an owner's captures are one sum, of all its workers");
   }
   return choices;
 }

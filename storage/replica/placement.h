@@ -38,7 +38,8 @@ struct Captures {
 };
 
 // choose_holders for every owner, in the order of their names, each choice counting as load for the
-// next: so replicas spread evenly over the nodes.
+// next: so replicas spread evenly over the nodes. Every owner comes once, with the sum of what its
+// workers capture.
 std::map<NodeId, HolderChoice> assign_holders(std::vector<Captures> owners, uint32_t replicas,
                                               std::vector<HolderNode> nodes);
 

@@ -127,6 +127,15 @@ Status Pushing::write(const AttemptPtr& attempt, const std::string& text) {
                        if (const auto self = weak.lock()) self->written(attempt, status);
                      });
   }
+  if (attempt->writes_open == 0) return {};
+  executor_.after_ms(write_limit_ms(attempt->bytes), [weak = weak_from_this(), attempt] {
+    const auto self = weak.lock();
+    if (self && !attempt->ended && attempt->writes_open > 0)
+      self->end(attempt,
+                fail(ErrorCode::kFabricTimeout,
+                     fmt::format("{} bytes were not written to {} within {} ms", attempt->bytes,
+                                 attempt->holder.value, write_limit_ms(attempt->bytes))));
+  });
   return {};
 }
 

@@ -17,7 +17,7 @@ namespace holdfast::storage {
 namespace {
 
 struct GrantOfShard {
-  BlockIndex block;
+  BlockInfo block;
   BlockHeader header;  // what it will say once it is published
 };
 
@@ -35,7 +35,7 @@ struct WriterLife {
 };
 
 bool bytes_match(ArenaMapping& arena, const GrantOfShard& granted) {
-  const auto payload = arena.payload(granted.block);
+  const auto payload = arena.payload(granted.block.index);
   return payload && granted.header.length <= payload->size() &&
          checksum64(payload->first(granted.header.length)) == granted.header.checksum;
 }
@@ -48,9 +48,7 @@ class ReplicaServer::Impl : public std::enable_shared_from_this<ReplicaServer::I
       : options_(std::move(options)), arena_(arena), executor_(executor) {}
 
   void set_epoch(Epoch epoch) { epoch_ = std::max(epoch_, epoch); }
-  void writer_gone(const NodeId& writer, uint64_t session) {
-    retire_if(writer, [&](const Ticket& t, const Attempt&) { return t.session <= session; });
-  }
+  void view_opened(Epoch epoch, const std::set<NodeId>& members);
 
   void grant(const GrantRequest& request, Reply reply);
   void commit(const CommitRequest& request, Reply reply);
@@ -73,7 +71,7 @@ class ReplicaServer::Impl : public std::enable_shared_from_this<ReplicaServer::I
   Result<CommitReply> publish(const Ticket& ticket, const std::vector<bool>& good);
 
   void free_now(const std::vector<GrantOfShard>& blocks);
-  void free_later(std::vector<GrantOfShard> blocks);
+  void free_later(std::vector<GrantOfShard> blocks, int64_t after_ms);
   template <class Condition>
   void retire_if(const NodeId& writer, const Condition& condition);
 
@@ -90,15 +88,15 @@ class ReplicaServer::Impl : public std::enable_shared_from_this<ReplicaServer::I
 
 void ReplicaServer::Impl::free_now(const std::vector<GrantOfShard>& blocks) {
   for (const GrantOfShard& b : blocks) {
-    const auto info = arena_.info(b.block);
-    if (info && !info->header) (void)arena_.free(b.block);
+    const auto info = arena_.info(b.block.index);
+    if (info && !info->header) (void)arena_.free(b.block);  // refused if it is granted anew
   }
 }
 
-void ReplicaServer::Impl::free_later(std::vector<GrantOfShard> blocks) {
+void ReplicaServer::Impl::free_later(std::vector<GrantOfShard> blocks, int64_t after_ms) {
   if (blocks.empty()) return;
   quarantined_ += static_cast<uint32_t>(blocks.size());
-  executor_.after_ms(options_.quarantine_ms, [weak = weak_from_this(), blocks = std::move(blocks)] {
+  executor_.after_ms(after_ms, [weak = weak_from_this(), blocks = std::move(blocks)] {
     const auto self = weak.lock();
     if (!self) return;
     self->quarantined_ -= static_cast<uint32_t>(blocks.size());
@@ -112,11 +110,29 @@ template <class Condition>
 void ReplicaServer::Impl::retire_if(const NodeId& writer, const Condition& condition) {
   for (auto it = attempts_.begin(); it != attempts_.end();) {
     if (it->first.writer == writer && !it->second.verifying && condition(it->first, it->second)) {
-      free_later(std::move(it->second.blocks));
+      free_later(std::move(it->second.blocks), options_.quarantine_ms);
       it = attempts_.erase(it);
     } else {
       ++it;
     }
+  }
+}
+
+void ReplicaServer::Impl::view_opened(Epoch epoch, const std::set<NodeId>& members) {
+  for (auto it = attempts_.begin(); it != attempts_.end();) {
+    Attempt& attempt = it->second;
+    if (attempt.epoch >= epoch || attempt.verifying) {
+      ++it;
+      continue;
+    }
+    int64_t after_ms = options_.quarantine_ms;
+    if (!members.contains(it->first.writer)) {
+      uint64_t bytes = 0;
+      for (const GrantOfShard& b : attempt.blocks) bytes += b.header.length;
+      after_ms += 2 * write_limit_ms(bytes);
+    }
+    free_later(std::move(attempt.blocks), after_ms);
+    it = attempts_.erase(it);
   }
 }
 
@@ -143,9 +159,10 @@ Status ReplicaServer::Impl::refuse_writer(const GrantRequest& request) {
   WriterLife& newest = writers_[request.ticket.writer];
   if (asks < newest)
     return fail(ErrorCode::kEpochOld,
-                fmt::format("a grant request of {} in epoch {} came after one in {}",
-                            request.ticket.writer.value, to_string(request.epoch),
-                            to_string(newest.epoch)));
+                fmt::format("a grant request of {} in session {}, epoch {} came after one in "
+                            "session {}, epoch {}",
+                            request.ticket.writer.value, asks.session, to_string(asks.epoch),
+                            newest.session, to_string(newest.epoch)));
   newest = asks;
   if (attempts_.contains(request.ticket))
     return fail(ErrorCode::kReplicaRefused,
@@ -225,7 +242,7 @@ Result<GrantReply> ReplicaServer::Impl::allocate(const GrantRequest& request, co
           with_context(block.error(), fmt::format("granting {} shards to {}", request.shards.size(),
                                                   request.ticket.writer.value)));
     }
-    attempt.blocks.push_back({block->index, header});
+    attempt.blocks.push_back({*block, header});
     granted.blocks.push_back({s.shard, block->index.value, block->offset});
   }
   attempts_[request.ticket] = std::move(attempt);
@@ -272,7 +289,7 @@ Result<CommitReply> ReplicaServer::Impl::publish(const Ticket& ticket,
   CommitReply result;
   for (size_t i = 0; i < attempt.blocks.size(); ++i) {
     const GrantOfShard& b = attempt.blocks[i];
-    if (!good[i] || !arena_.publish(b.block, attempt.epoch, b.header))
+    if (!good[i] || !arena_.publish(b.block.index, attempt.epoch, b.header))
       result.bad.push_back(b.header.shard);
   }
   free_now(attempt.blocks);  // those that were not published
@@ -284,7 +301,7 @@ void ReplicaServer::Impl::release(const ReleaseRequest& request, Reply reply) {
   const bool known = it != attempts_.end();
   if (known && !it->second.verifying) {
     if (request.aborted) {
-      free_later(std::move(it->second.blocks));
+      free_later(std::move(it->second.blocks), options_.quarantine_ms);
     } else {
       free_now(it->second.blocks);
     }
@@ -319,8 +336,8 @@ ReplicaServer::ReplicaServer(ReplicaServerOptions options, Arena& arena, Executo
 ReplicaServer::~ReplicaServer() = default;
 
 void ReplicaServer::set_epoch(Epoch epoch) { impl_->set_epoch(epoch); }
-void ReplicaServer::writer_gone(const NodeId& writer, uint64_t session) {
-  impl_->writer_gone(writer, session);
+void ReplicaServer::view_opened(Epoch epoch, const std::set<NodeId>& members) {
+  impl_->view_opened(epoch, members);
 }
 uint32_t ReplicaServer::granted_blocks() const { return impl_->granted_blocks(); }
 

@@ -7,11 +7,12 @@
 //   - with its commit: the writer says that every write is complete (bad and refused ones too), or
 //   - when the writer released it, or asks for blocks in a newer epoch, in a newer session, or
 //     without naming the attempt as open: in each case he closed his channel first, or
-//   - when writer_gone says that his process has ended, or
+//   - when a view of a newer epoch opens: its members have answered from that epoch, and whoever
+//     enters an epoch closes his channels first; a writer that is no member gets twice the time
+//     within which he ends an attempt by himself (write_limit_ms), or
 //   - with the restart of this process, whose fabric region ends with it.
 // A write that was under way when its channel closed may still land a little later; such blocks
-// stay allocated for quarantine_ms more. A writer that is cut off but alive keeps its blocks: they
-// count for nothing but their room.
+// stay allocated for quarantine_ms more. docs/replication.md says what the times rest on.
 //
 // Runs on the event loop.
 #pragma once
@@ -19,6 +20,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <set>
 #include <string>
 
 #include "base/ids.h"
@@ -45,8 +47,8 @@ class ReplicaServer {
 
   // Requests of older epochs are refused from now on (kEpochOld) and their grants not published.
   void set_epoch(Epoch epoch);
-  // The process that `writer` was, in every session up to `session`, has ended.
-  void writer_gone(const NodeId& writer, uint64_t session);
+  // Takes back what was granted in older epochs: soon from the view's members, later from others.
+  void view_opened(Epoch epoch, const std::set<NodeId>& members);
 
   // One request of a peer: one of the targets in messages.h with its JSON body. `reply` is called
   // once: kBadMessage, kEpochOld, kReplicaRefused (an attempt that is not known or over),

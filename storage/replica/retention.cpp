@@ -14,13 +14,13 @@ bool may_free(const StateVersion& state, const Watermark& watermark) {
          watermark.abandoned.end();
 }
 
-std::vector<BlockIndex> blocks_to_free(std::span<const BlockInfo> blocks,
-                                       const Watermark& watermark) {
-  std::vector<BlockIndex> free;
+std::vector<BlockInfo> blocks_to_free(std::span<const BlockInfo> blocks,
+                                      const Watermark& watermark) {
+  std::vector<BlockInfo> free;
   for (const BlockInfo& block : blocks) {
     if (block.header && block.header->job == watermark.job &&
         may_free(block.header->state, watermark))
-      free.push_back(block.index);
+      free.push_back(block);
   }
   return free;
 }

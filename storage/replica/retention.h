@@ -31,7 +31,7 @@ bool may_free(const StateVersion& state, const Watermark& watermark);
 
 // The published blocks of the watermark's job that may go, in the order given. Blocks that are only
 // allocated belong to their writer and are never named; nor are blocks of other jobs.
-std::vector<BlockIndex> blocks_to_free(std::span<const BlockInfo> blocks,
-                                       const Watermark& watermark);
+std::vector<BlockInfo> blocks_to_free(std::span<const BlockInfo> blocks,
+                                      const Watermark& watermark);
 
 }  // namespace holdfast::storage

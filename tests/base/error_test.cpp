@@ -23,8 +23,8 @@ TEST(ErrorTable, EveryRowHasNameHintAndExitCode) {
 TEST(ErrorTable, TextNamesCodeWhatAndWhatToDo) {
   const Error error{ErrorCode::kArenaTooSmall, "arena /x needs 10 bytes, has 5"};
   EXPECT_EQ(error.to_string(),
-            "HF-301 arena_too_small: arena /x needs 10 bytes, has 5; raise arena.size in node.toml, "
-            "or use a smaller model or fewer replicas");
+            "HF-301 arena_too_small: arena /x needs 10 bytes, has 5; make arena.size in node.toml "
+            "fit, or use a smaller model or fewer replicas");
 }
 
 Status outer(bool fails) {

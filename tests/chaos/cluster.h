@@ -29,6 +29,9 @@ struct ClusterOptions {
   uint32_t arena_wait_ms = 2'000;
 };
 
+// The value of a detail of an event; empty when it has none of that name.
+std::string detail(const daemon::EventRecord& event, const std::string& name);
+
 class Cluster {
  public:
   explicit Cluster(const ClusterOptions& options);
@@ -46,11 +49,12 @@ class Cluster {
   std::optional<daemon::api::Status> status(const std::string& node = "node-0");
   bool wait_for_step(uint64_t step, int64_t timeout_ms = 60'000);
   bool wait_for_state(const std::string& state, int64_t timeout_ms = 120'000);
-  // Waits for an event of that kind with a sequence above `since`; returns it.
+  // Waits for an event of that kind (and about that node) with a sequence above `since`; returns it.
   std::optional<daemon::EventRecord> wait_for_event(const std::string& kind, uint64_t since,
+                                                    const std::string& node = "",
                                                     int64_t timeout_ms = 30'000);
   uint64_t last_event();
-  std::vector<daemon::EventRecord> events();
+  std::vector<daemon::EventRecord> events();  // fails the test when they cannot be had
 
   Losses losses(const std::string& job);
   std::vector<daemon::LedgerRow> ledger(const std::string& job);
@@ -65,6 +69,8 @@ class Cluster {
   Result<boost::json::value> post(const std::string& target, const boost::json::value& body);
 
  private:
+  Result<std::vector<daemon::EventRecord>> ask_events();
+
   std::filesystem::path directory_;
   std::optional<ctl::Playground> playground_;
 };

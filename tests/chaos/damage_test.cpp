@@ -58,6 +58,7 @@ TEST_P(Damage, WorkerKilledAndTheArenaBesideItDamaged) {
 
 // A machine comes back with an arena that is there and wrong.
 TEST_P(Damage, NodeBackWithADamagedArena) {
+  job_.steps = kLongSteps;
   run();
   const std::string node = random_node();
   const auto status = cluster_.status(node);

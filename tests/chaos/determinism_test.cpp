@@ -49,6 +49,15 @@ TEST_P(Determinism, DefaultModeStaysCloseAfterANodeIsLost) {
   EXPECT_NEAR(*held_out / *expected, 1, 0.01);
 }
 
+// Not only in reproducible mode: what is restored is the very state that was left, on as many lanes.
+TEST_P(Determinism, DefaultModeStoppedAndResumedIsBitIdentical) {
+  run();
+  ASSERT_TRUE(cluster_.post("/v1/jobs/tiny/stop", boost::json::object()));
+  ASSERT_TRUE(cluster_.wait_for_state("stopped"));
+  ASSERT_TRUE(cluster_.post("/v1/jobs/tiny/resume", boost::json::object()));
+  expect_promises();
+}
+
 INSTANTIATE_TEST_SUITE_P(Seeds, Determinism, testing::ValuesIn(seeds()));
 
 class Lanes : public FailureTest, public testing::WithParamInterface<uint32_t> {};

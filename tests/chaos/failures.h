@@ -17,6 +17,8 @@ std::vector<uint64_t> seeds();
 class FailureTest : public testing::Test {
  protected:
   static constexpr uint64_t kSteps = 60;
+  // A daemon takes a second to start, in which a hundred steps are made: where its return is awaited.
+  static constexpr uint64_t kLongSteps = 400;
 
   void begin(uint64_t seed);
   // Starts the nodes (`environment` for the node of that name), submits the job and waits until it

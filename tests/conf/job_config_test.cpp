@@ -14,7 +14,7 @@ TEST(JobConfigTest, EverySampleLoads) {
   const std::filesystem::path folder = std::filesystem::path(HOLDFAST_SOURCE_DIR) / "conf/jobs";
   size_t samples = 0;
   for (const auto& entry : std::filesystem::directory_iterator(folder)) {
-    const auto job = load_job(entry.path());
+    const auto job = load_job(entry.path(), {.data = "text.tokens"});
     ASSERT_TRUE(job) << job.error().to_string();
     EXPECT_EQ(job->name.value, entry.path().stem().string());
     ++samples;
@@ -51,6 +51,10 @@ TEST(JobConfigTest, WhatIsWrongIsNamedWithWhereAndWhy) {
       {"[model]\nwidth = 12", ErrorCode::kModelShape, "12 / 4 = 3 must be even"},
       {"[model]\ntop_k = 9", ErrorCode::kModelShape,
        "model.top_k = 9 is more than model.experts = 8"},
+      {"shards = 65536\n[model]\nexperts = 4096", ErrorCode::kConfigValue,
+       "shards = 65536 slices of the 16394 parameter groups that model.layers = 4 and model.experts "
+       "= 4096 make are 1074397184 shards; 1048576 at most"},
+      {"pipelines = 4096\n[model]\nlayers = 1024", ErrorCode::kConfigValue, "pipelines = 4096 slices"},
       {"slots_per_worker = 1", ErrorCode::kModelShape, "is room for 4 experts"},
       {"[data]\nheld_out_fraction = 0", ErrorCode::kConfigValue, "data.held_out_fraction = 0"},
       {"[snapshot]\npolicy = \"widow\"", ErrorCode::kConfigValue, "must be \"dense\" or \"none\""},
@@ -63,12 +67,35 @@ TEST(JobConfigTest, WhatIsWrongIsNamedWithWhereAndWhy) {
       {"[optimizer]\nbeta1 = 1.0", ErrorCode::kConfigValue, "optimizer.beta1 = 1"},
   };
   for (const BadJob& bad : table) {
-    const auto job = parse_job(bad.text, "/f/job.toml");
+    const auto job = parse_job(bad.text, "/f/job.toml", {.data = "/f/text.tokens"});
     ASSERT_FALSE(job) << bad.text;
     EXPECT_EQ(job.error().code, bad.code) << bad.text << ": " << job.error().to_string();
     EXPECT_THAT(job.error().message, HasSubstr(bad.says)) << bad.text;
     EXPECT_THAT(job.error().message, HasSubstr("/f/job.toml")) << bad.text;
   }
+}
+
+TEST(JobConfigTest, AJobWithoutDataIsRefusedUnlessItIsGivenBeside) {
+  const auto job = parse_job("steps = 5", "/f/job.toml");
+  ASSERT_FALSE(job);
+  EXPECT_EQ(job.error().code, ErrorCode::kConfigMissing);
+  EXPECT_THAT(job.error().message,
+              HasSubstr("data.path is missing: give it in FILE or with --data"));
+  const auto given = parse_job("steps = 5", "/f/job.toml",
+                               {.name = "night", .data = "/d/../x.tokens", .steps = 7});
+  ASSERT_TRUE(given) << given.error().to_string();
+  EXPECT_EQ(given->name.value, "night");
+  EXPECT_EQ(given->data.path, "/x.tokens");
+  EXPECT_EQ(given->steps, 7u);
+  EXPECT_FALSE(parse_job("steps = 5", "/f/job.toml", {.data = "x", .steps = 0}));
+}
+
+TEST(JobConfigTest, NamesAreFitForPathsAndAddresses) {
+  for (const char* good : {"a", "tiny-2", "A_b.c", "9"}) EXPECT_TRUE(valid_name(good)) << good;
+  for (const char* bad : {"", "tiny/steps", ".", "..", ".x", "a b", "a?b", "\xc3\xa4"})
+    EXPECT_FALSE(valid_name(bad)) << bad;
+  EXPECT_TRUE(valid_name(std::string(64, 'a')));
+  EXPECT_FALSE(valid_name(std::string(65, 'a')));
 }
 
 TEST(JobConfigTest, AMissingFileIsNamed) {

@@ -24,6 +24,8 @@ TEST(NodeConfigTest, TheSampleLoadsAndSaysWhatTheDefaultsAre) {
   EXPECT_EQ(sample->worker.start_timeout_ms, empty->worker.start_timeout_ms);
   EXPECT_EQ(sample->worker.restart_backoff_ms, empty->worker.restart_backoff_ms);
   EXPECT_EQ(sample->fabric.timeout_ms, empty->fabric.timeout_ms);
+  EXPECT_EQ(sample->fabric.address, empty->fabric.address);
+  EXPECT_EQ(sample->worker.address, empty->worker.address);
   EXPECT_EQ(sample->control_socket, empty->control_socket);
   EXPECT_EQ(sample->state_dir, empty->state_dir);
 }
@@ -42,6 +44,21 @@ TEST(NodeConfigTest, SizesHaveUnits) {
     EXPECT_EQ(size.error().code, ErrorCode::kConfigValue);
     EXPECT_THAT(size.error().message, HasSubstr("is not a size as 4096, 64KiB"));
   }
+}
+
+TEST(NodeConfigTest, FabricAndWorkersUseTheHostThatTheNodeListensOn) {
+  const auto node = parse_node("listen = \"10.0.0.5:7400\"", "node.toml");
+  ASSERT_TRUE(node) << node.error().to_string();
+  EXPECT_EQ(node->fabric.address, "10.0.0.5");
+  EXPECT_EQ(node->worker.address, "10.0.0.5");
+  const auto v6 = parse_node("listen = \"[fd00::5]:7400\"", "node.toml");
+  ASSERT_TRUE(v6) << v6.error().to_string();
+  EXPECT_EQ(v6->fabric.address, "fd00::5");
+  const auto own = parse_node("listen = \"10.0.0.5:7400\"\n[fabric]\naddress = \"10.1.0.5\"",
+                              "node.toml");
+  ASSERT_TRUE(own) << own.error().to_string();
+  EXPECT_EQ(own->fabric.address, "10.1.0.5") << "another network for replication";
+  EXPECT_EQ(own->worker.address, "10.0.0.5");
 }
 
 struct BadNode {
@@ -63,6 +80,20 @@ TEST(NodeConfigTest, WhatIsWrongIsNamed) {
       {"[arena]\nsize = \"4KiB\"", ErrorCode::kConfigValue, "arena.size = 4096"},
       {"[worker]\nslots = 0", ErrorCode::kConfigValue, "worker.slots = 0"},
       {"[worker]\nslot = 1", ErrorCode::kConfigUnknownKey, "did you mean worker.slots?"},
+      {"listen = \"*:7400\"", ErrorCode::kConfigValue, "listen = \"*:7400\" is no address"},
+      {"[fabric]\naddress = \"0.0.0.0\"", ErrorCode::kConfigValue,
+       "fabric.address = \"0.0.0.0\" is no address that other nodes could connect to"},
+      {"[worker]\naddress = \"\"", ErrorCode::kConfigValue, "worker.address = \"\" is no address"},
+      {"listen = \"10.0.0.5:7400\"\n[worker]\naddress = \"127.0.0.1\"", ErrorCode::kConfigValue,
+       "worker.address = \"127.0.0.1\" is reached from this node only, listen = \"10.0.0.5:7400\""},
+      {"listen = \"10.0.0.5:7400\"\n[fabric]\naddress = \"localhost\"", ErrorCode::kConfigValue,
+       "fabric.address = \"localhost\" is reached from this node only"},
+      {"state_dir = \"state\"", ErrorCode::kConfigValue,
+       "state_dir = \"state\" must be an absolute path"},
+      {"control_socket = \"\"", ErrorCode::kConfigValue,
+       "control_socket = \"\" must be an absolute path"},
+      {"[arena]\npath = \"arena\"", ErrorCode::kConfigValue,
+       "arena.path = \"arena\" must be an absolute path"},
       {"log_level = \"loud\"", ErrorCode::kConfigValue, "must be trace, debug, info, warn or error"},
       {"control_socket = \"/" + std::string(120, 'x') + "\"", ErrorCode::kConfigValue,
        "the path of a unix socket may have 107"},

@@ -39,6 +39,35 @@ TEST_F(ExitCodesTest, TheCommandLineIsCheckedAndTheNearestCommandNamed) {
   expect({"job", "show"}, 2, "JOB is required");
   expect({"status", "extra"}, 2, "extra");
   expect({"playground", "--dir", at("p"), "--nodes", "0"}, 2, "nodes");
+  expect({"status", "--colour"}, 2, "holdfastctl: HF-106 usage: ");
+}
+
+TEST_F(ExitCodesTest, NumbersOutOfRangeAreRefused) {
+  const std::string bad = "is not a whole number from ";
+  for (const char* steps : {"0", "-1", "1.5", "many", "99999999999999999999"})
+    expect({"job", "submit", at("f.toml"), "--steps", steps}, 2, std::string(steps) + " " + bad);
+  expect({"events", "-n", "-1"}, 2, "HF-106 usage: ");
+  expect({"events", "--limit=-1"}, 2, "-1 " + bad + "1 on");
+  expect({"events", "--since=-1"}, 2, "-1 " + bad + "0 on");
+  expect({"job", "steps", "tiny", "--from=-5"}, 2, "-5 " + bad);
+  expect({"job", "logs", "tiny", "--lines=0"}, 2, "0 " + bad);
+  expect({"playground", "--dir", at("p"), "--arena", "12"}, 2, "HF-103 config_value: --arena = 12");
+  EXPECT_FALSE(std::filesystem::exists(at("p"))) << "nothing is made before the arguments are right";
+}
+
+TEST_F(ExitCodesTest, WordsThatAreNoJobNamesGoNowhere) {
+  for (const char* verb : {"show", "stop", "resume", "remove", "steps", "logs"})
+    for (const char* name : {"tiny/steps", "..", "a b", ""})
+      expect({"job", verb, name, "--socket", at("no.sock")}, 2, "is no job name");
+  expect({"job", "show", "tiny", "--socket", at("no.sock")}, 5, "HF-704");
+}
+
+TEST_F(ExitCodesTest, AQuickstartNeedsANodeToLose) {
+  const std::string one = folder_.write("one.toml", "pipelines = 1\n[snapshot]\nreplicas = 0\n").string();
+  expect({"quickstart", "--dir", at("q"), "--job", one}, 2, "HF-103 config_value: pipelines = 1 in " + one);
+  EXPECT_FALSE(std::filesystem::exists(at("q")));
+  // The last --job counts: quickstart.sh gives one of its own first.
+  expect({"quickstart", "--dir", at("q"), "--job", at("none.toml"), "--job", one}, 2, one);
 }
 
 TEST_F(ExitCodesTest, ADaemonThatIsNotThereIsNamed) {
@@ -51,12 +80,16 @@ TEST_F(ExitCodesTest, ADaemonThatIsNotThereIsNamed) {
 
 TEST_F(ExitCodesTest, JobFilesAreCheckedBeforeAnythingIsSent) {
   const std::string socket = at("no.sock");
-  expect({"job", "submit", at("none.toml"), "--socket", socket}, 2, "HF-104 config_missing");
+  expect({"job", "submit", at("none.toml"), "--socket", socket}, 2, "HF-104 config_missing: there is no file " + at("none.toml"));
   folder_.write("bad.toml", "stepz = 3\n");
   expect({"job", "submit", at("bad.toml"), "--socket", socket}, 2,
          "bad.toml:1: unknown key stepz, did you mean steps?");
   folder_.write("shape.toml", "[model]\nheads = 3\n");
   expect({"job", "submit", at("shape.toml"), "--socket", socket}, 2, "HF-105 model_shape");
+  folder_.write("nodata.toml", "steps = 3\n");
+  expect({"job", "submit", at("nodata.toml"), "--socket", socket}, 2,
+         "HF-104 config_missing: data.path is missing: give it in FILE or with --data");
+  expect({"job", "submit", at("nodata.toml"), "--data", "x", "--socket", socket}, 5, "HF-704");
   folder_.write("fine.toml", "steps = 3\n[data]\npath = \"none.tokens\"\n");
   expect({"job", "submit", at("fine.toml"), "--socket", socket}, 5, "HF-704 peer_unreachable");
 }
@@ -72,7 +105,7 @@ TEST_F(ExitCodesTest, DataPrepareTellsWhatWasWrong) {
 }
 
 TEST_F(ExitCodesTest, APlaygroundThatIsNotThereIsNamed) {
-  expect({"playground", "stop", "--dir", at("none")}, 1, "no playground in " + at("none"));
+  expect({"playground", "stop", "--dir", at("none")}, 3, "HF-907 not_found: no playground in " + at("none"));
 }
 
 }  // namespace

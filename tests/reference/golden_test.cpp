@@ -42,9 +42,9 @@ class GoldenTest : public ::testing::TestWithParam<bool> {
   void TearDown() override { std::filesystem::remove_all(folder_); }
 
   void expect_reproduced(uint32_t top_k, const GoldenRun& golden) {
-    auto job = conf::load_job(kSource / "conf/jobs/tiny.toml");
+    auto job = conf::load_job(kSource / "conf/jobs/tiny.toml",
+                              {.data = (folder_ / "text.tokens").string()});
     ASSERT_TRUE(job) << job.error().to_string();
-    job->data.path = (folder_ / "text.tokens").string();
     job->model.top_k = top_k;
     job->reproducible = GetParam();
     AbortWord abort;

@@ -54,5 +54,11 @@ while IFS=: read -r file line text; do
   case "$text" in *//*) ;; *) breach "$file:$line: a sleep without a reason" ;; esac
 done < <(grep -nE 'sleep_for|usleep\(|[^_]sleep\(' $(all_sources) /dev/null)
 
+# An error code that nothing produces is a promise in the table that nobody keeps.
+while read -r code; do
+  grep -qw "ErrorCode::$code" $(sources | grep -v '^base/error\.') ||
+    breach "base/error.h: $code is produced nowhere"
+done < <(sed -nE 's/^  (k[A-Za-z]+) = [0-9]+,.*/\1/p' base/error.h)
+
 [ "$breaches" = 0 ] || { echo "$breaches breaches"; exit 1; }
 echo "style: no breaches"

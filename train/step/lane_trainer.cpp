@@ -68,6 +68,9 @@ Status LaneTrainer<B>::open_view(const TrainerView& view) {
   materialized_ = false;
   losses_.clear();
   finished_.reset();
+  if (unevaluated_ &&
+      StateVersion{Version(unevaluated_->step.value + 1), unevaluated_->epoch} != view.base)
+    unevaluated_.reset();
   return {};
 }
 
@@ -118,7 +121,9 @@ Status LaneTrainer<B>::materialize(Communicator& comm) {
     return fail(ErrorCode::kRestoreImpossible,
                 fmt::format("not every owned shard is at {}", to_string(store_.current())));
   RETURN_IF_ERROR(compare_data(comm));
-  return make_weights(payload_.over(comm));
+  PayloadExchange& payload = payload_.over(comm);
+  RETURN_IF_ERROR(make_weights(payload));
+  return make_up_evaluation({comm, payload});
 }
 
 template <class B>
@@ -176,6 +181,7 @@ Result<StepDone> LaneTrainer<B>::run_step(Communicator& lane_comm, Step step) {
   done.bytes_exchanged = comm.sent_bytes();
   done.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count();
   finished_ = done;
+  if (evaluation_is_due(Version(step.value + 1))) unevaluated_ = done;
   materialized_ = false;
   RETURN_IF_ERROR(make_weights(payload));
   done.bytes_exchanged = comm.sent_bytes();
@@ -184,6 +190,7 @@ Result<StepDone> LaneTrainer<B>::run_step(Communicator& lane_comm, Step step) {
     ASSIGN_OR_RETURN(done.held_out_loss, evaluate(wires));
   }
   finished_.reset();
+  unevaluated_.reset();
   return done;
 }
 
@@ -311,6 +318,21 @@ bool LaneTrainer<B>::evaluation_is_due(Version version) const {
   if (job_.evaluate_micro_batches == 0) return false;
   return version.value == job_.steps ||
          (job_.evaluate_every > 0 && version.value % job_.evaluate_every == 0);
+}
+
+// No step follows the job's last version, so its evaluation is made up for when a view begins there.
+// By all lanes: which of them had finished it is not known here.
+template <class B>
+Status LaneTrainer<B>::make_up_evaluation(const Wires& wires) {
+  const Version base = store_.current().version;
+  if (base.value != job_.steps || !evaluation_is_due(base)) return {};
+  ASSIGN_OR_RETURN(const double loss, evaluate(wires));
+  if (!unevaluated_) return {};
+  finished_ = std::exchange(unevaluated_, {});
+  finished_->epoch = epoch_;
+  finished_->lane = map_.lane;
+  finished_->held_out_loss = loss;
+  return {};
 }
 
 // Mean cross entropy over the held-out micro-batches, summed in their order on every lane.

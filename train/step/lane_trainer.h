@@ -64,6 +64,7 @@ class LaneTrainer final : public Trainer {
   Status gather_losses(Communicator& comm, StepDone& done);
   Status update(StepDone& done);
   Result<double> evaluate(const Wires& wires);
+  Status make_up_evaluation(const Wires& wires);
   bool evaluation_is_due(Version version) const;
   ModelContext context(const Wires& wires) const;
   void at(Step step, uint32_t round, bool waiting = false);
@@ -91,6 +92,7 @@ class LaneTrainer final : public Trainer {
   bool materialized_ = false;
   std::vector<MicroBatchLoss> losses_;  // of this lane's micro-batches in the step under way
   std::optional<StepDone> finished_;
+  std::optional<StepDone> unevaluated_;  // the newest, when its version was due and is not evaluated
 };
 
 }  // namespace holdfast::train

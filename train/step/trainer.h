@@ -72,7 +72,8 @@ class Trainer {
   // version exists unless held() lists it. Step must equal the version held.
   virtual Result<StepDone> run_step(Communicator& comm, Step step) = 0;
   // After run_step failed: the step that was finished all the same (its version exists, what came
-  // after it failed), to be reported once.
+  // after it failed), to be reported once. After materialize at the job's last version: the row of its
+  // last step once more, now with the held-out loss, where that evaluation had failed here.
   virtual std::optional<StepDone> take_finished() { return std::nullopt; }
 
   // Version held newest of the open view.

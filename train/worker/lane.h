@@ -55,7 +55,7 @@ class Lane {
   // Connects and materializes.
   Status start(const Go& go) EXCLUDES(mutex_);
   Result<StepDone> run_step(Step step);
-  // After run_step failed: see Trainer::take_finished.
+  // After run_step failed, and after start: see Trainer::take_finished.
   std::optional<StepDone> take_finished() { return trainer_->take_finished(); }
   Version version() const { return trainer_->current().version; }
 

@@ -108,21 +108,29 @@ void WorkerCore::carry_out(const RestoreShards& task) {
 
 void WorkerCore::carry_out(const StartRunning& task) {
   auto started = lane_.start(task.go);
-  if (started) capturer_.set_version(lane_.version());
+  std::optional<StepDone> evaluated;
+  if (started) {
+    capturer_.set_version(lane_.version());
+    evaluated = lane_.take_finished();
+  }
   auto held = lane_.held();
   MutexLock lock(mutex_);
-  apply(started ? state_.running() : state_.failed(std::move(started).error(), std::move(held)));
+  apply(started ? state_.running(std::move(evaluated))
+                : state_.failed(std::move(started).error(), std::move(held)));
 }
 
 void WorkerCore::carry_out(const RunStep& task) {
   auto done = lane_.run_step(task.step);
   // The version may exist although what came after it failed: its row is said, then the failure.
   auto finished = done ? std::optional(std::move(*done)) : lane_.take_finished();
-  if (finished) capturer_.set_version(lane_.version());
   auto held = lane_.held();
-  MutexLock lock(mutex_);
-  if (finished) apply(state_.step_done(std::move(*finished), held));
-  if (!done) apply(state_.failed(std::move(done).error(), std::move(held)));
+  {
+    MutexLock lock(mutex_);
+    if (finished) apply(state_.step_done(std::move(*finished), held));
+    if (!done) apply(state_.failed(std::move(done).error(), std::move(held)));
+  }
+  // Only now: who hears that a version is safe has heard of the step that made it.
+  if (finished) capturer_.set_version(lane_.version());
 }
 
 }  // namespace holdfast::train

@@ -190,9 +190,9 @@ WorkerActions WorkerState::restore_failed(RestoreFailed failure, std::vector<Hel
   return say(std::move(failure));
 }
 
-WorkerActions WorkerState::running() {
+WorkerActions WorkerState::running(std::optional<StepDone> evaluated) {
   if (!quiesce_) phase_ = WorkerPhase::kRunning;
-  return {};
+  return evaluated ? say(std::move(*evaluated)) : WorkerActions{};
 }
 
 WorkerActions WorkerState::step_done(StepDone done, std::vector<HeldShards> held) {

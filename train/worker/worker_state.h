@@ -62,7 +62,8 @@ class WorkerState {
   WorkerActions restored(const Restore& restore, std::string comm_address,
                          std::vector<HeldShards> held);
   WorkerActions restore_failed(RestoreFailed failure, std::vector<HeldShards> held);
-  WorkerActions running();
+  // evaluated: the last step's row, whose evaluation was made up for.
+  WorkerActions running(std::optional<StepDone> evaluated = {});
   WorkerActions step_done(StepDone done, std::vector<HeldShards> held);
   // Connecting, materializing or a step failed. With kDataDiffers as after job_failed: the others can
   // do without it, and the worker that is started in its place reads the file anew.

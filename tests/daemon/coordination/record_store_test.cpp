@@ -89,6 +89,19 @@ TEST_F(RecordStoreTest, ARemovedJobLeavesNothing) {
   EXPECT_EQ(records.ledger(b, Step(0), 10)->size(), 1u) << "of another job";
 }
 
+TEST_F(RecordStoreTest, ManyRowsGoAsFewDo) {
+  RecordStore records = open();
+  const JobId a("a");
+  std::vector<Record> rows;
+  for (uint64_t step = 0; step < 20'005; ++step) rows.push_back(SealRow{a, row(step, 0, 1)});
+  ASSERT_TRUE(records.store(rows, kWallMs));
+  ASSERT_TRUE(store(records, {VoidLedger{a, Step(2)}}));
+  EXPECT_EQ(records.ledger(a, Step(0), 100'000)->size(), 2u);
+  ASSERT_TRUE(records.store(rows, kWallMs));
+  ASSERT_TRUE(store(records, {DropJob{a}}));
+  EXPECT_TRUE(records.ledger(a, Step(0), 100'000)->empty());
+}
+
 TEST_F(RecordStoreTest, EventsAreNumberedOnAcrossRestarts) {
   const auto event = [](const std::string& kind) {
     EventRecord e;

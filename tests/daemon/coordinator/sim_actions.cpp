@@ -62,8 +62,9 @@ void SimCluster::kill_daemon(Node& node) {
   node.up.clear();
   node.down.clear();
   node.replications.clear();
-  node.worker.captures.clear();
-  if (node.connected && coordinator_up_) feed(NodeDown{node.id, node.session, "connection reset"});
+  node.granted.clear();
+  if (node.connected && coordinator_up_)
+    downs_.push_back(NodeDown{node.id, node.session, "connection reset"});
   node.connected = false;
 }
 
@@ -87,6 +88,7 @@ void SimCluster::on(Node& node, const CommandQuiesce& c) {
   node.safe = c.safe;
   node.quiescing = true;
   node.replications.clear();
+  node.granted.clear();
   node.worker.captures.clear();
 }
 
@@ -102,6 +104,12 @@ void SimCluster::quiesce_worker(Node& node) {
   }
   node.quiescing = false;
   tell(node, NodeQuiesced{node.id, 0, node.epoch, {node.report()}, node.held_by_arena(), {}});
+}
+
+void SimCluster::restore_fails(Node& node, const SourcedShard& shard, ErrorCode code) {
+  tell(node, WorkerRestoreFailed{node.id, 0, 0, node.epoch, {shard.shard},
+                                 shard.source == ShardSource::kReplica ? shard.from : node.id,
+                                 {code, "not had"}});
 }
 
 void SimCluster::on(Node& node, const CommandRestore& c) {
@@ -129,8 +137,11 @@ void SimCluster::on(Node& node, const CommandRestore& c) {
       case ShardSource::kArena:
       case ShardSource::kReplica: {
         const Node* from = s.source == ShardSource::kArena ? &node : find(s.from);
-        if (from->daemon) take(*from);
-        if (options_.coordinator.test_ignore_made && !content && from->daemon)
+        if (!from->daemon) return restore_fails(node, s, ErrorCode::kPeerUnreachable);
+        if (from != &node && options_.faults > 0 && draw(25) == 0)
+          return restore_fails(node, s, ErrorCode::kFabricTimeout);
+        take(*from);
+        if (options_.coordinator.test_ignore_made && !content)
           for (const Block& b : from->arena)
             if (b.shard == s.shard && b.state.version == c.view.base.version) content = b.content;
         break;
@@ -139,12 +150,7 @@ void SimCluster::on(Node& node, const CommandRestore& c) {
         content = 0;
         break;
     }
-    if (!content) {
-      tell(node, WorkerRestoreFailed{node.id, 0, 0, node.epoch, {s.shard},
-                                     s.source == ShardSource::kReplica ? s.from : node.id,
-                                     {ErrorCode::kBlockInvalid, "gone"}});
-      return;
-    }
+    if (!content) return restore_fails(node, s, ErrorCode::kBlockMissing);
     shards[s.shard] = *content;
   }
   w.buffers.clear();
@@ -165,8 +171,9 @@ void SimCluster::on(Node& node, const CommandGo& c) {
 }
 
 void SimCluster::on(Node& node, const CommandCapture& c) {
-  if (c.epoch == node.epoch && node.worker.alive && !node.quiescing)
-    node.worker.captures.insert(c.version);
+  if (c.epoch != node.epoch || !node.worker.alive || node.quiescing) return;
+  if (!node.granted.contains(c.version)) node.worker.captures.push_back(c.version);
+  node.granted[c.version] = c.attempt;
 }
 
 void SimCluster::on(Node& node, const CommandWatermark& c) {
@@ -175,7 +182,6 @@ void SimCluster::on(Node& node, const CommandWatermark& c) {
   std::erase_if(node.unsealed, [&](const auto& d) { return d.step.value < c.safe.version.value; });
   const storage::Watermark mark{0, c.safe, c.abandoned, node.history};
   std::erase_if(node.arena, [&](const Block& b) { return storage::may_free(b.state, mark); });
-  for (const Version v : c.abandoned) node.worker.captures.erase(v);
 }
 
 void SimCluster::on(Node& node, const CommandStopAt& c) {
@@ -191,6 +197,8 @@ void SimCluster::on(Node& node, const CommandStopAt& c) {
     return;
   }
   w.stop_at = c.step;
+  if (w.phase == WorkerPhase::kStopped && w.step >= *c.step)
+    tell(node, WorkerStopped{node.id, 0, 0, node.epoch, w.step});
 }
 
 void SimCluster::on(Node& node, const CommandEndJob&) { node.worker = Worker{}; }
@@ -219,6 +227,12 @@ void SimCluster::worker_moves(Node& node) {
   }
   if (!w.alive) {
     if (node.daemon && node.connected && node.epoch != Epoch{} && draw(4) == 0) {
+      const auto job = jobs_.find(job_.name);
+      if (options_.faults > 0 && job != jobs_.end() && job->second.state == JobState::kRunning &&
+          draw(4) == 0) {
+        tell(node, WorkerFatal{node.id, 0, 0, Epoch{}, {ErrorCode::kDataMissing, "no such file"}});
+        return;
+      }
       w.alive = true;
       w.epoch = node.epoch;
       tell(node, WorkerChanged{node.id, 0, node.report(), "started"});
@@ -299,17 +313,21 @@ void SimCluster::finish_step(Node& node, Content content) {
 void SimCluster::capture_moves(Node& node) {
   Worker& w = node.worker;
   if (!w.alive || node.quiescing || w.captures.empty() || w.buffers.empty()) return;
-  const Version wanted = *w.captures.begin();
-  if (wanted > w.buffers.rbegin()->first.version) return;  // not made yet
-  w.captures.erase(w.captures.begin());
+  const Version wanted = w.captures.front();
+  // Not made yet: the others wait behind it, until the order is too old.
+  if (wanted > w.buffers.rbegin()->first.version && draw(100) != 0) return;
+  w.captures.pop_front();
+  const auto granted = node.granted.find(wanted);
+  const uint64_t attempt = granted == node.granted.end() ? 0 : granted->second;
+  node.granted.erase(wanted);
   for (const auto& [state, shards] : w.buffers) {
     if (state.version != wanted) continue;
     for (const auto& [shard, content] : shards)
       if (!node.has(shard, state)) node.arena.push_back({shard, state, content, false});
-    node.replications.push_back({node.epoch, state, node.holders, {}});
+    node.replications.push_back({node.epoch, state, attempt, node.holders, {}});
     return;
   }
-  tell(node, WorkerCaptureMissed{node.id, 0, 0, node.epoch, wanted, "too late"});
+  tell(node, WorkerCaptureMissed{node.id, 0, 0, node.epoch, wanted, "too late", attempt});
 }
 
 void SimCluster::replication_moves(Node& node) {
@@ -324,7 +342,8 @@ void SimCluster::replication_moves(Node& node) {
     });
     const bool refused = bad || !holder.daemon || holder.epoch > r.epoch || draw(40) == 0;
     if (refused) {
-      tell(node, WorkerCaptureMissed{node.id, 0, 0, r.epoch, r.state.version, "holder refused"});
+      tell(node, WorkerCaptureMissed{node.id, 0, 0, r.epoch, r.state.version, "holder refused",
+                                     r.attempt});
       node.replications.pop_front();
       return;
     }
@@ -336,7 +355,7 @@ void SimCluster::replication_moves(Node& node) {
     r.done.push_back(holder.id);
     return;
   }
-  tell(node, WorkerReplicated{node.id, 0, 0, r.epoch, r.state, r.done});
+  tell(node, WorkerReplicated{node.id, 0, 0, r.epoch, r.state, r.done, r.attempt});
   node.replications.pop_front();
 }
 

@@ -25,6 +25,7 @@ conf::JobConfig walk_job(const WalkOptions& options) {
   job.model.kv_heads = 1;
   job.model.expert_width = 8;
   job.snapshot.replicas = options.replicas;
+  job.snapshot.every = options.every;
   job.data.path = "walk.tokens";
   return job;
 }
@@ -81,7 +82,12 @@ void SimCluster::apply_record(const Record& record) {
     jobs_[job->job.config.name] = job->job;
     if (!job->job.history.empty()) {
       const View& view = job->job.history.back();
-      if (announced_.try_emplace(view.epoch, view).second) ++views_;
+      if (announced_.try_emplace(view.epoch, view).second) {
+        ++views_;
+        // What becomes safe in this view does so without the nodes that were away.
+        for (const auto& [id, node] : coordinator_->nodes())
+          if (node.state != NodeState::kUp) lost_.insert(id);
+      }
     }
   } else if (const auto* row = std::get_if<SealRow>(&record)) {
     ledger_[{row->row.step, row->row.lane}] = row->row;
@@ -93,11 +99,30 @@ void SimCluster::apply_record(const Record& record) {
       tolerated_ = options_.replicas;
       for (const Member& m : announced_.at(event->epoch).members)
         tolerated_ = std::min(tolerated_, static_cast<uint32_t>(m.holders.size()));
-      lost_.clear();
-      for (const Node& node : nodes_)
-        if (!node.daemon) lost_.insert(node.id);
+      // What the coordinator cannot know yet it did not count on.
+      std::set<NodeId> still;
+      for (const Node& node : nodes_) {
+        const bool damaged = std::any_of(node.arena.begin(), node.arena.end(), [&](const Block& b) {
+          return b.damaged && b.state == coordinator_->safe();
+        });
+        if (!node.daemon || (lost_.contains(node.id) && (damaged || !knows(node))))
+          still.insert(node.id);
+      }
+      lost_ = std::move(still);
     }
   }
+}
+
+// The coordinator has heard of the present life of the node.
+bool SimCluster::knows(const Node& node) const {
+  const auto known = coordinator_->nodes().find(node.id);
+  return known != coordinator_->nodes().end() && known->second.session == node.session;
+}
+
+void SimCluster::hear_of_down(size_t index) {
+  const NodeDown down = downs_[index];
+  downs_.erase(downs_.begin() + static_cast<std::ptrdiff_t>(index));
+  feed(down);
 }
 
 // one-version: when every lane of a view runs, every shard has one owner and all are of one state.
@@ -129,6 +154,7 @@ void SimCluster::check_ledger() {
   for (const Node& node : nodes_)
     for (const Block& b : node.arena)
       if (b.state == jobs_.begin()->second.safe && !b.damaged) final_contents.insert(b.content);
+  if (final_contents.empty()) return broke("no-loss: nobody holds the final state");
   if (final_contents.size() != 1) return broke("the final state is not one");
   Content content = *final_contents.begin();
   for (uint64_t step = options_.steps; step-- > 0;) {
@@ -157,6 +183,7 @@ void SimCluster::restart_coordinator() {
   for (const auto& [name, job] : jobs_) jobs.push_back(job);
   coordinator_.emplace(options_.coordinator, now_ms_, epoch_, std::move(jobs));
   coordinator_up_ = true;
+  downs_.clear();
   for (Node& node : nodes_) {
     node.connected = false;
     node.up.clear();
@@ -208,6 +235,8 @@ void SimCluster::one_event() {
   if (!coordinator_up_) {
     if (draw(20) == 0) restart_coordinator();
   }
+  if (!downs_.empty() && coordinator_up_ && draw(20) == 0)
+    return hear_of_down(draw(static_cast<uint32_t>(downs_.size())));
   Node& node = nodes_[draw(options_.nodes)];
   if (!node.daemon) {
     // Comes back after a while; the worker may have trained on meanwhile.
@@ -232,6 +261,9 @@ void SimCluster::one_event() {
       if (!node.up.empty() && coordinator_up_) {
         const NodeEvent event = node.up.front();
         node.up.pop_front();
+        // Who greets anew was down before.
+        for (size_t i = downs_.size(); std::holds_alternative<NodeUp>(event) && i-- > 0;)
+          if (downs_[i].node == node.id) hear_of_down(i);
         feed(to_event(event));
       }
       return;

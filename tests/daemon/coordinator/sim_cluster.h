@@ -16,6 +16,7 @@ struct WalkOptions {
   uint32_t replicas = 1;
   uint32_t steps = 12;
   uint32_t faults = 6;  // at most; then the walk must end with the job done
+  uint32_t every = 1;
   Faults take_out = {};
   CoordinatorOptions coordinator = {};
 };
@@ -36,6 +37,8 @@ class SimCluster {
   void one_event();
   void fault();
   void feed(const Event& event);
+  void hear_of_down(size_t index);
+  bool knows(const Node& node) const;
   void apply(Outcome outcome);
   void apply_record(const Record& record);
   void restart_coordinator();
@@ -63,6 +66,7 @@ class SimCluster {
   void capture_moves(Node& node);
   void replication_moves(Node& node);
   void quiesce_worker(Node& node);
+  void restore_fails(Node& node, const SourcedShard& shard, ErrorCode code);
   void tell(Node& node, NodeEvent event);
   bool group_is_whole(Epoch epoch) const;
   Node* find(const NodeId& id);
@@ -79,6 +83,7 @@ class SimCluster {
   uint32_t faults_left_ = 0;
   std::string broken_;
   bool coordinator_up_ = true;
+  std::vector<NodeDown> downs_;  // connections that ended, not yet noticed
 
   // The record store.
   Epoch epoch_;

@@ -39,13 +39,14 @@ struct Worker {
   bool entered = false;  // the reduction of `step`
   bool broken_told = false;
   std::optional<Step> stop_at;
-  std::set<Version> captures;  // asked for, not yet made
+  std::deque<Version> captures;  // ordered, in the order of naming; it never hears that one is over
 };
 
 // A capture on its way to its holders.
 struct Replication {
   Epoch epoch;
   StateVersion state;
+  uint64_t attempt = 0;
   std::vector<NodeId> left;
   std::vector<NodeId> done;
 };
@@ -63,6 +64,7 @@ struct Node {
   Worker worker;
   std::vector<Block> arena;
   std::deque<Replication> replications;
+  std::map<Version, uint64_t> granted;  // ordered of the worker -> the newest attempt
   std::vector<train::StepDone> unsealed;  // steps above the safe version, told to every coordinator
   std::deque<NodeEvent> up;      // to the coordinator
   std::deque<NodeCommand> down;  // from it

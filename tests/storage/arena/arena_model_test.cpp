@@ -90,10 +90,10 @@ class Walk {
   void release() {
     Held* one = any();
     if (one == nullptr) return;
-    const BlockIndex block = one->granted.index;
-    EXPECT_TRUE(arena_->free(block));
-    EXPECT_FALSE(arena_->free(block));
-    held_.erase(block.value);
+    const BlockInfo granted = one->granted;
+    EXPECT_TRUE(arena_->free(granted));
+    EXPECT_FALSE(arena_->free(granted));
+    held_.erase(granted.index.value);
   }
 
   const ArenaOptions options_;

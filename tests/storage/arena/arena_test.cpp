@@ -106,7 +106,7 @@ TEST_F(ArenaTest, AFullArenaSaysWhatWasWantedAndWhatIsFree) {
   auto arena = Arena::open(options(256 * 1024));
   const BlockInfo first = *(*arena)->allocate(64 * 1024, kNode, kEpoch);
   ASSERT_TRUE((*arena)->allocate(64 * 1024, kNode, kEpoch));
-  ASSERT_TRUE((*arena)->free(first.index));
+  ASSERT_TRUE((*arena)->free(first));
   const auto refused = (*arena)->allocate(200'000, kNode, kEpoch);
   ASSERT_FALSE(refused);
   EXPECT_EQ(refused.error().code, ErrorCode::kArenaFull);
@@ -118,17 +118,73 @@ TEST_F(ArenaTest, AFullArenaSaysWhatWasWantedAndWhatIsFree) {
 
 TEST_F(ArenaTest, EveryEntryCanBeUsedAndUsedAgain) {
   auto arena = Arena::open(options());
-  std::vector<BlockIndex> blocks;
+  std::vector<BlockInfo> blocks;
   for (int i = 0; i < 64; ++i) {
     auto block = (*arena)->allocate(0, kNode, kEpoch);
     ASSERT_TRUE(block) << i << block.error().to_string();
     EXPECT_EQ(block->capacity, 4096u);
-    blocks.push_back(block->index);
+    blocks.push_back(*block);
   }
   EXPECT_EQ((*arena)->allocate(0, kNode, kEpoch).error().code, ErrorCode::kArenaFull);
-  for (const BlockIndex block : blocks) ASSERT_TRUE((*arena)->free(block));
+  for (const BlockInfo& block : blocks) ASSERT_TRUE((*arena)->free(block));
   EXPECT_EQ((*arena)->free(blocks[0]).error().code, ErrorCode::kBlockInvalid);
   EXPECT_TRUE((*arena)->allocate(900'000, kNode, kEpoch)) << "free extents are joined again";
+}
+
+TEST_F(ArenaTest, AGrantThatIsOverFreesNothingOfTheNextOne) {
+  auto arena = Arena::open(options());
+  const BlockInfo first = *(*arena)->allocate(100, kNode, kEpoch);
+  ASSERT_TRUE((*arena)->free(first));
+  const BlockInfo second = *(*arena)->allocate(100, NodeId("node-1"), kEpoch);
+  ASSERT_EQ(second.index, first.index);
+  const Status refused = (*arena)->free(first);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, ErrorCode::kBlockInvalid);
+  EXPECT_NE(refused.error().message.find("grant 1 of it is over, it is at 2"), std::string::npos)
+      << refused.error().message;
+  EXPECT_EQ((*arena)->usage().blocks, 1u);
+  EXPECT_TRUE((*arena)->free((*arena)->scan()[0]));
+}
+
+TEST_F(ArenaTest, WhatWasVerifiedIsKnownUntilItIsFoundWrongOrGrantedAnew) {
+  auto arena = Arena::open(options());
+  const BlockInfo block = put(**arena, 0, 5, 5'000);
+  EXPECT_FALSE((*arena)->was_verified(block));
+  ASSERT_TRUE((*arena)->read_verified(block.index, *block.header));
+  EXPECT_TRUE((*arena)->was_verified(block));
+  (*(*arena)->payload(block.index))[0] ^= std::byte{1};
+  EXPECT_FALSE((*arena)->read_verified(block.index, *block.header));
+  EXPECT_FALSE((*arena)->was_verified(block));
+  (*(*arena)->payload(block.index))[0] ^= std::byte{1};
+  ASSERT_TRUE((*arena)->read_verified(block.index, *block.header));
+  ASSERT_TRUE((*arena)->free(block));
+  const BlockInfo next = put(**arena, 0, 6, 5'000);
+  ASSERT_EQ(next.index, block.index);
+  EXPECT_FALSE((*arena)->was_verified(next));
+  EXPECT_FALSE((*arena)->was_verified(block));
+}
+
+TEST_F(ArenaTest, UsageTellsWhatIsGrantedAndNotPublished) {
+  auto arena = Arena::open(options());
+  put(**arena, 0, 5, 5'000);
+  ASSERT_TRUE((*arena)->allocate(10'000, NodeId("node-1"), kEpoch));
+  const ArenaUsage usage = (*arena)->usage();
+  EXPECT_EQ(usage.blocks, 2u);
+  EXPECT_EQ(usage.granted_blocks, 1u);
+  EXPECT_EQ(usage.granted_bytes, 12'288u);
+  EXPECT_EQ(usage.used_bytes, 12'288u + 8'192u);
+}
+
+TEST_F(ArenaTest, AFileThatWasMadeAnewHasAnotherId) {
+  uint64_t first = 0;
+  {
+    auto arena = Arena::open(options());
+    first = (*arena)->id();
+  }
+  EXPECT_NE(first, 0u);
+  EXPECT_EQ((*Arena::open(options()))->id(), first);
+  std::filesystem::remove(path());
+  EXPECT_NE((*Arena::open(options()))->id(), first);
 }
 
 TEST_F(ArenaTest, AnArenaOfAnotherNodeOrClusterIsForeign) {

@@ -48,6 +48,15 @@ TEST(Capacity, ALoneWorkerOwnsEverythingAndHoldsNothing) {
   EXPECT_EQ(need.replica_bytes, 0u);
 }
 
+TEST(Capacity, TheTextNamesTheWorkersThatWereCounted) {
+  ArenaDemand demand = even(8, 4096, 4);
+  demand.workers_held = 9;  // there are three others
+  const ArenaNeed need = arena_need(demand);
+  EXPECT_EQ(need.workers_held, 3u);
+  EXPECT_NE(need.text(demand).find("for the replicas of 3 others"), std::string::npos)
+      << need.text(demand);
+}
+
 TEST(Capacity, ErrorSaysHowManyBytesAndForWhat) {
   const ArenaDemand demand = even(8, 1 << 20, 4);
   const ArenaNeed need = arena_need(demand);

@@ -83,6 +83,12 @@ TEST(Placement, SpreadsEvenlyOverEqualNodes) {
   for (const auto& [holder, count] : held) EXPECT_EQ(count, 2u) << holder.value;
 }
 
+// Of two sums for one owner the second would silently take the place of the first.
+TEST(PlacementDeathTest, AnOwnerThatIsNamedTwiceIsAProgrammersError) {
+  const std::vector<HolderNode> nodes = {node("a", "A"), node("b", "B")};
+  EXPECT_DEATH(assign_holders({{NodeId("a"), 1}, {NodeId("a"), 2}}, 1, nodes), "one sum");
+}
+
 // Random clusters: the rules hold, and the order in which nodes are named does not matter.
 TEST(Placement, RandomClusters) {
   for (uint32_t seed = 1; seed <= 500; ++seed) {

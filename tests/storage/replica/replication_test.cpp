@@ -26,7 +26,8 @@ TEST_F(Replication, RoundTripIsByteEqual) {
   EXPECT_EQ(cluster_[2].good_shards(kState), kAll);
 
   // The writer loses everything and gets it back.
-  for (const HeldBlock& b : blocks) ASSERT_TRUE(cluster_[0].arena->free(b.block));
+  for (const HeldBlock& b : blocks)
+    ASSERT_TRUE(cluster_[0].arena->free(*cluster_[0].arena->info(b.block)));
   const FetchResult fetched = cluster_.fetch(0, kOne, kState, 6, 2);
   EXPECT_TRUE(fetched.failed.empty()) << fetched.error.to_string();
   EXPECT_EQ(fetched.blocks.size(), 6u);
@@ -185,7 +186,7 @@ TEST_F(Replication, ALostReleaseIsMadeGoodByTheNextGrant) {
   EXPECT_EQ(cluster_[1].arena->usage().blocks, 3u);
 }
 
-TEST_F(Replication, GrantsOfAWriterThatEndedComeBackOnlyWhenThatIsKnown) {
+TEST_F(Replication, GrantsOfAWriterThatIsLostComeBackLongAfterTheNextView) {
   const auto blocks = cluster_[0].capture(0, 3, kState);
   cluster_[0].replicator->replicate(kOne, kTestJob, kState, blocks, {SeededCluster::id(1)},
                                     [](const std::vector<HolderResult>&) {});
@@ -194,11 +195,68 @@ TEST_F(Replication, GrantsOfAWriterThatEndedComeBackOnlyWhenThatIsKnown) {
   cluster_.loop.drain();
   cluster_[1].set_epoch(kTwo);
   cluster_.loop.drain();
-  EXPECT_EQ(cluster_[1].server->granted_blocks(), 3u);  // it may only be cut off
-  cluster_[1].server->writer_gone(SeededCluster::id(0), 1);
+  EXPECT_EQ(cluster_[1].server->granted_blocks(), 3u);  // no view has opened yet
+  cluster_[1].server->view_opened(kTwo, {SeededCluster::id(1), SeededCluster::id(2)});
+  bool quarantine_over = false;
+  cluster_.loop.after_ms(kTestQuarantine + 1, [&] { quarantine_over = true; });
+  while (!quarantine_over) ASSERT_TRUE(cluster_.loop.step());
+  EXPECT_EQ(cluster_[1].server->granted_blocks(), 3u) << "it may only be cut off";
   cluster_.loop.drain();
   EXPECT_EQ(cluster_[1].server->granted_blocks(), 0u);
   EXPECT_EQ(cluster_[1].arena->usage().blocks, 0u);
+}
+
+// Its release was lost, and it has other holders now.
+TEST_F(Replication, GrantsOfAMemberOfTheNextViewComeBackAfterTheQuarantine) {
+  const auto blocks = cluster_[0].capture(0, 3, kState);
+  cluster_[0].replicator->replicate(kOne, kTestJob, kState, blocks, {SeededCluster::id(1)},
+                                    [](const std::vector<HolderResult>&) {});
+  while (cluster_[1].server->granted_blocks() == 0) ASSERT_TRUE(cluster_.loop.step());
+  cluster_.trouble.request_lost = 100;
+  cluster_.set_epoch(kTwo);
+  cluster_.loop.drain();
+  EXPECT_EQ(cluster_[1].server->granted_blocks(), 3u);
+  cluster_[1].server->view_opened(kOne, {SeededCluster::id(0)});  // of its own epoch: not over
+  cluster_.loop.drain();
+  EXPECT_EQ(cluster_[1].server->granted_blocks(), 3u);
+  cluster_[1].server->view_opened(kTwo, {SeededCluster::id(0)});
+  bool quarantine_over = false;
+  cluster_.loop.after_ms(kTestQuarantine + 1, [&] { quarantine_over = true; });
+  while (!quarantine_over) ASSERT_TRUE(cluster_.loop.step());
+  EXPECT_EQ(cluster_[1].server->granted_blocks(), 0u);
+  EXPECT_EQ(cluster_[1].arena->usage().blocks, 0u);
+}
+
+TEST_F(Replication, WritesThatDoNotGetOnAreGivenUp) {
+  const auto blocks = cluster_[0].capture(0, 6, kState);
+  cluster_.trouble.delay_ms = 100 * write_limit_ms(0);
+  const int64_t begun = cluster_.loop.now_ms();
+  std::optional<Status> result;
+  cluster_[0].replicator->replicate(
+      kOne, kTestJob, kState, blocks, {SeededCluster::id(1)},
+      [&](const std::vector<HolderResult>& all) { result = all.front().status; });
+  while (!result) ASSERT_TRUE(cluster_.loop.step());
+  ASSERT_FALSE(*result);
+  EXPECT_EQ(result->error().code, ErrorCode::kFabricTimeout) << result->error().to_string();
+  EXPECT_LT(cluster_.loop.now_ms() - begun, write_limit_ms(0) + 1'000);
+  cluster_.loop.drain();
+  EXPECT_EQ(cluster_[1].arena->usage().blocks, 0u);
+}
+
+TEST_F(Replication, ARefusedGrantNamesTheSessionsOfItsWriter) {
+  const auto ask = [&](uint64_t session) {
+    std::optional<Result<std::string>> reply;
+    GrantRequest request{{NodeId("n1"), session, 1}, kOne, kTestJob, kState, {}, {}};
+    cluster_[0].server->handle(kGrantTarget, to_json_text(request),
+                               [&](Result<std::string> r) { reply = std::move(r); });
+    cluster_.loop.drain();
+    return reply.value();
+  };
+  ASSERT_TRUE(ask(9));
+  const auto refused = ask(8);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().message,
+            "a grant request of n1 in session 8, epoch 1.1 came after one in session 9, epoch 1.1");
 }
 
 TEST_F(Replication, MalformedRequestsAreAnswered) {

@@ -157,7 +157,7 @@ TEST_F(ReplicationThreads, RoundTripIsByteEqual) {
   EXPECT_EQ(node(1).good_shards(kState), kAll);
   EXPECT_EQ(node(2).good_shards(kState), kAll);
 
-  for (const HeldBlock& b : blocks) ASSERT_TRUE(node(0).arena->free(b.block));
+  for (const HeldBlock& b : blocks) ASSERT_TRUE(node(0).arena->free(*node(0).arena->info(b.block)));
   std::vector<ShardId> shards;
   for (const HeldBlock& b : blocks) shards.push_back(b.shard);
   std::optional<FetchResult> fetched;

@@ -120,7 +120,7 @@ class Walk {
     const uint64_t keep = cluster_.loop.pick(4);
     for (const BlockInfo& block : cluster_[node].arena->scan())
       if (block.header && block.header->state.version.value + keep < state_.version.value &&
-          !cluster_[node].arena->free(block.index))
+          !cluster_[node].arena->free(block))
         wrong_ = "a published block could not be freed";
   }
 

@@ -71,7 +71,9 @@ TEST(Retention, NamesOnlyPublishedBlocksOfTheJob) {
   const std::vector<BlockInfo> blocks = {block(0, kJob, at(1, 1)), block(1, kJob + 1, at(1, 1)),
                                          granted, block(3, kJob, at(5, 1))};
   const Watermark watermark{kJob, at(5, 1), {}, {view(1, at(0, 0))}};
-  EXPECT_EQ(blocks_to_free(blocks, watermark), std::vector{BlockIndex(0)});
+  const auto freed = blocks_to_free(blocks, watermark);
+  ASSERT_EQ(freed.size(), 1u);
+  EXPECT_EQ(freed[0].index, BlockIndex(0));
 }
 
 // Views roll back to the safe state and go on; after every move the arena is trimmed. The line that
@@ -110,9 +112,10 @@ void walk(uint32_t seed) {
           mark.abandoned.clear();
         }
     }
-    const std::vector<BlockIndex> gone = blocks_to_free(arena, mark);
+    const std::vector<BlockInfo> gone = blocks_to_free(arena, mark);
     std::erase_if(arena, [&](const BlockInfo& b) {
-      return std::find(gone.begin(), gone.end(), b.index) != gone.end();
+      return std::any_of(gone.begin(), gone.end(),
+                         [&](const BlockInfo& g) { return g.index == b.index; });
     });
     std::vector<StateVersion> kept;
     for (const BlockInfo& b : arena) kept.push_back(b.header->state);

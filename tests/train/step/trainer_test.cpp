@@ -196,6 +196,38 @@ TEST(Trainer, APeerLostInAnyCollectiveEndsTheStepWithAnErrorOnAll) {
   EXPECT_EQ(versions.back(), 2U) << "lost in the evaluation: the version exists";
 }
 
+// Nothing follows the last step: its evaluation is made up for in the next view.
+TEST(Trainer, TheLastEvaluationIsNotLostWithAPeer) {
+  conf::JobConfig job = small_job(true);
+  job.steps = 2;
+  std::vector<double> unbroken;
+  for (const bool broken : {false, true}) {
+    Group group(job, 2);
+    const ViewPlan plan = plan_view(job, {0, 1});
+    for (uint32_t l = 0; l < 2; ++l) open_lane(*group.processes[l], plan, l);
+    if (!broken) {
+      unbroken = train(group.all(), 0, 2).held_out;
+      continue;
+    }
+    run_lanes(group.all(), [&](LaneProcess& lane, Communicator& comm, uint32_t l) {
+      AbortAt counted(comm, 0);
+      CHECK(lane.trainer.run_step(counted, Step(0)).has_value());
+      // The step's own collectives are as many as the first's; the next is of the evaluation.
+      AbortAt losing(comm, l == 1 ? counted.calls() + 1 : 0);
+      CHECK(!lane.trainer.run_step(losing, Step(1)).has_value());
+      CHECK(!lane.trainer.take_finished()->held_out_loss);
+    });
+    const ViewPlan after = plan_view(job, {0, 1}, {Version(2), {1, 1}}, {1, 2});
+    for (uint32_t l = 0; l < 2; ++l) open_lane(*group.processes[l], after, l);
+    run_lanes(group.all(), [&](LaneProcess& lane, Communicator&, uint32_t) {
+      const auto row = lane.trainer.take_finished();
+      CHECK(row && row->step == Step(1) && row->epoch == (Epoch{1, 2}));
+      CHECK(row->held_out_loss == unbroken.at(0));
+      CHECK(!lane.trainer.take_finished());
+    });
+  }
+}
+
 // ---- the same text everywhere ---------------------------------------------------------------------
 
 // What materialize says on every lane, when lane l has the text data[l].

@@ -1,0 +1,86 @@
+#include "daemon/coordinator/decide.h"
+
+#include <gtest/gtest.h>
+
+namespace holdfast::daemon {
+namespace {
+
+const StateVersion kBase{Version(5), Epoch{7, 1}};
+
+NodeId node(uint32_t n) { return NodeId("node-" + std::to_string(n)); }
+
+DecideInput input_of(uint32_t nodes, uint32_t slots, uint32_t shards) {
+  DecideInput input;
+  input.epoch = {7, 2};
+  input.job = JobId("a");
+  input.pipelines = nodes * slots;
+  input.slices = shards;
+  input.replicas = 1;
+  input.shard_bytes.assign(shards, 100);
+  for (uint32_t n = 0; n < nodes; ++n) {
+    for (uint32_t slot = 0; slot < slots; ++slot) input.workers.push_back({node(n), slot});
+    input.nodes.push_back({node(n), node(n).value, 1'000'000});
+  }
+  return input;
+}
+
+TEST(Decide, ANodeWithTwoWorkersNeedsRoomForBothAtItsHolders) {
+  DecideInput input = input_of(3, 2, 6);
+  // Each worker owns one shard: three versions of two are 600 bytes. node-1 has room for its own and
+  // one worker's more, not for both of a node.
+  input.nodes[1].arena_bytes = 900;
+  const Decision decision = decide(input, Holdings(6));
+  for (const Member& m : decision.view.members)
+    EXPECT_EQ(std::count(m.holders.begin(), m.holders.end(), node(1)), 0) << m.worker.node.value;
+  std::map<NodeId, std::vector<NodeId>> holders;
+  for (const Member& m : decision.view.members) {
+    EXPECT_EQ(m.holders.size(), 1U);
+    EXPECT_EQ(holders.try_emplace(m.worker.node, m.holders).first->second, m.holders)
+        << "workers of a node share its holders";
+  }
+}
+
+class DecideAfterAFailedFetch : public testing::Test {
+ protected:
+  DecideAfterAFailedFetch() : input_(input_of(3, 1, 3)), holdings_(3) {
+    input_.workers.resize(2);  // node-2 has an arena, but no worker
+    input_.history = {{Epoch{7, 1}, StateVersion{}}};
+    holdings_.add_buffer({node(0), 0}, {{kBase, {0}}});
+    holdings_.add_buffer({node(1), 0}, {{kBase, {1}}});
+    input_.unreached = {{node(0), node(2)}};
+  }
+  // Who gets shard 2, and from where.
+  std::pair<NodeId, NodeId> shard_2() {
+    const Decision decision = decide(input_, holdings_);
+    EXPECT_EQ(decision.view.base, kBase);
+    const uint32_t lane = decision.view.owner_lane[2];
+    for (const SourcedShard& s : decision.owned[lane])
+      if (s.shard == 2) return {decision.view.members[lane].worker.node, s.from};
+    return {};
+  }
+  DecideInput input_;
+  Holdings holdings_;
+};
+
+TEST_F(DecideAfterAFailedFetch, AnotherOwnerIsPreferred) {
+  holdings_.add_arena(node(2), {{kBase, {2}}});
+  EXPECT_EQ(shard_2(), std::pair(node(1), node(2)));
+}
+
+TEST_F(DecideAfterAFailedFetch, AnotherSourceIsPreferred) {
+  input_.workers = {{node(0), 0}};
+  holdings_.add_buffer({node(0), 0}, {{kBase, {1}}});
+  holdings_.add_arena(node(1), {{kBase, {2}}});
+  holdings_.add_arena(node(2), {{kBase, {2}}});  // by number this one's turn
+  EXPECT_EQ(shard_2(), std::pair(node(0), node(1)));
+}
+
+TEST_F(DecideAfterAFailedFetch, TheOnlyCopyIsTriedAgain) {
+  input_.workers = {{node(0), 0}};
+  holdings_.add_buffer({node(0), 0}, {{kBase, {1}}});
+  holdings_.add_arena(node(2), {{kBase, {2}}});
+  EXPECT_EQ(shard_2(), std::pair(node(0), node(2)));
+}
+
+}  // namespace
+}  // namespace holdfast::daemon

@@ -1,0 +1,138 @@
+// Who stays out of a view after failures, and what is not lost by them.
+#include "tests/daemon/coordinator/scripted.h"
+
+namespace holdfast::daemon {
+namespace {
+
+using Failures = Scripted;
+
+TEST_F(Failures, AFetchThatFailsOnTheWayLosesNoCopy) {
+  begin(small_job(2));
+  const CommandCapture first = *last_capture_of(0, 1);
+  step_done_by_all(0);
+  for (const uint32_t n : {0U, 1U}) replicated(n, first);
+  const StateVersion one{Version(1), coordinator_->epoch()};
+  ASSERT_EQ(coordinator_->safe(), one);
+  // node-0 dies; node-1's worker was started anew, all that is left lies in node-2's arena.
+  disconnect(0);
+  feed(WorkerChanged{node(1), sessions_[1], {0, false, {}, {}, {}, {}}, "killed"});
+  connect(2);
+  state_ = {};
+  quiesced(1);
+  quiesced_without_worker(2, {{one, all_shards_}});
+  for (int i = 0; i < 2; ++i) {
+    ASSERT_EQ(coordinator_->phase(), Phase::kRestoring) << coordinator_->waiting_for();
+    EXPECT_EQ(coordinator_->view()->base, one);
+    restore_failed(1, {0, 1}, 2, i == 0 ? ErrorCode::kFabricLost : ErrorCode::kBlockMissing);
+    pass(100);
+    quiesced(1);
+    quiesced_without_worker(2, {{one, all_shards_}});
+  }
+  EXPECT_EQ(coordinator_->view()->base, one);
+  restored(1);
+  EXPECT_EQ(coordinator_->phase(), Phase::kRunning);
+  EXPECT_EQ(noted("went_below_safe"), 0U);
+}
+
+TEST_F(Failures, AWorkerThatCannotPrepareStaysOut) {
+  begin(small_job(3));
+  comm_broken(0);
+  pass(400);
+  for (int i = 0; i < 3; ++i) {
+    quiesced_by({0, 1, 2});
+    ASSERT_EQ(members(), (std::vector<uint32_t>{0, 1, 2}));
+    restore_failed(1, {}, 1, ErrorCode::kCommSetup);
+  }
+  EXPECT_EQ(noted("kept_out"), 1U);
+  quiesced_by({0, 1, 2});
+  EXPECT_EQ(members(), (std::vector<uint32_t>{0, 2}));
+  restored_by_all();
+  EXPECT_EQ(coordinator_->phase(), Phase::kRunning);
+}
+
+TEST_F(Failures, OfTwoThatCannotReachEachOtherTheHigherLaneStaysOut) {
+  begin(small_job(3));
+  for (int i = 0; i < 3; ++i) {
+    ASSERT_EQ(members(), (std::vector<uint32_t>{0, 1, 2}));
+    comm_broken(2);
+    comm_broken(1);
+    pass(400);
+    quiesced_by({0, 1, 2});
+    restored_by_all();
+  }
+  EXPECT_EQ(members(), (std::vector<uint32_t>{0, 1}));
+}
+
+TEST_F(Failures, AStepEndsARowOfFailedViews) {
+  begin(small_job(3));
+  for (int i = 0; i < 6; ++i) {
+    if (i == 2) step_done_by_all(0);
+    comm_broken(2);
+    pass(400);
+    quiesced_by({0, 1, 2});
+    restored_by_all();
+    const std::vector<uint32_t> all{0, 1, 2}, rest{0, 1};
+    EXPECT_EQ(members(), i < 5 ? all : rest) << i;
+  }
+}
+
+TEST_F(Failures, ViewsFromTheSameBaseTakeOnePlaceInTheHistory) {
+  begin(small_job(2));
+  step_done_by_all(0);
+  state_ = {Version(1), coordinator_->epoch()};
+  for (int i = 0; i < 50; ++i) {
+    feed(WorkerChanged{node(0), sessions_[0], {0, false, {}, {}, {}, {}}, "killed"});
+    quiesced_by({0, 1});
+  }
+  ASSERT_EQ(stored_.history.size(), 2U);
+  EXPECT_EQ(stored_.history[0].base.version, Version(0));
+  EXPECT_EQ(stored_.history[1].base, state_);
+}
+
+TEST_F(Failures, AReturningNodeThatCannotOpenTheJobIsKeptOut) {
+  begin(small_job(3));
+  disconnect(2);
+  comm_broken(0);
+  pass(400);
+  connect(2);
+  fatal(2, Epoch{});  // its token file is missing
+  EXPECT_EQ(noted("job_failed"), 0U);
+  ASSERT_EQ(noted("kept_out"), 1U);
+  EXPECT_NE(notes_.back().text.find("no such file"), std::string::npos) << notes_.back().text;
+  quiesced_by({0, 1});
+  quiesced_without_worker(2, {});
+  restored_by_all();
+  EXPECT_EQ(members(), (std::vector<uint32_t>{0, 1}));
+  fatal(2, Epoch{});  // tried once more
+  EXPECT_EQ(coordinator_->phase(), Phase::kRunning);
+  fatal(1, coordinator_->epoch());
+  EXPECT_EQ(noted("job_failed"), 1U) << "a member's error is the job's";
+}
+
+TEST_F(Failures, AJobThatNobodyCanOpenFails) {
+  connect(0);
+  connect(1);
+  feed(SubmitJob{1, small_job(2)});
+  quiesced_without_worker(0, {});
+  quiesced_without_worker(1, {});
+  fatal(0, Epoch{});
+  EXPECT_EQ(noted("job_failed"), 0U);
+  fatal(1, Epoch{});
+  ASSERT_EQ(noted("job_failed"), 1U);
+  EXPECT_EQ(stored_.state, JobState::kFailed);
+  EXPECT_NE(stored_.detail.find("no such file"), std::string::npos) << stored_.detail;
+}
+
+TEST_F(Failures, AJobStartsWithoutTheNodeThatCannotOpenIt) {
+  connect(0);
+  connect(1);
+  feed(SubmitJob{1, small_job(2)});
+  fatal(0, Epoch{});
+  quiesced_without_worker(0, {});
+  quiesced(1);
+  pass(20'000);
+  EXPECT_EQ(members(), std::vector<uint32_t>{1});
+}
+
+}  // namespace
+}  // namespace holdfast::daemon
