@@ -36,6 +36,9 @@ endif()
 find_package(CUDAToolkit 13 REQUIRED)
 find_path(HOLDFAST_CUDNN_INCLUDE cudnn.h HINTS ${CUDAToolkit_INCLUDE_DIRS} REQUIRED)
 
+# train/kernels/backends.h: what is compiled for each backend is compiled for this one, too.
+target_compile_definitions(holdfast_flags INTERFACE HOLDFAST_CUDA)
+
 # Programs find the libraries of a bundle beside themselves.
 add_link_options("LINKER:--disable-new-dtags")
 set(CMAKE_INSTALL_RPATH "$ORIGIN/../lib")

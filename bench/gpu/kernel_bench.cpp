@@ -270,16 +270,19 @@ void time_optimizer(Cuda& cuda, Bench& bench) {
   zero(cuda, c.data(), kParameters);  // squares are not negative
   DeviceBuffer<Bf16> weights(kParameters);
   DeviceBuffer<double> sum(1);
-  const AdamwConstants constants = {0.9F, 0.95F, 1e-8F, 1e-6F, 0.1F, 1.0F, 1.0F, 1.0F};
+  const AdamwConstants constants = {0.9F, 0.95F, 1e-8F, 1e-6F, 1.0F, 1.0F, 1.0F};
   bench.time("adamw", kParameters * 30, [&](size_t) {
-    adamw(cuda, kParameters, constants,
-          AdamwTensors<Bf16>{a.data(), b.data(), c.data(), gradient.data(), a.data(), b.data(),
-                             c.data(), weights.data()});
+    const AdamwRange<Bf16> range{kParameters, 0.1F,
+                                 {a.data(), b.data(), c.data(), gradient.data(), a.data(),
+                                  b.data(), c.data(), weights.data()}};
+    adamw(cuda, constants, {&range, 1});
   });
   bench.time("convert", kParameters * 6,
              [&](size_t) { convert(cuda, a.data(), kParameters, weights.data()); });
-  bench.time("sum_squares", kParameters * 4,
-             [&](size_t) { sum_squares(cuda, gradient.data(), kParameters, sum.data()); });
+  bench.time("sum_squares", kParameters * 4, [&](size_t) {
+    const FloatRange range{gradient.data(), kParameters};
+    sum_squares(cuda, {&range, 1}, sum.data());
+  });
   bench.time("add", kParameters * 12,
              [&](size_t) { add(cuda, gradient.data(), kParameters, a.data()); });
 }

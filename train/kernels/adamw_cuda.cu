@@ -1,5 +1,7 @@
 // The optimizer's update and elementwise operations of fp32, four elements a thread at a time.
 #include <algorithm>
+#include <span>
+#include <vector>
 
 #include "train/kernels/launch_cuda.cuh"
 
@@ -44,8 +46,8 @@ __device__ inline void each_vector(size_t elements, F f) {
 struct Updated {
   float master, m, v;
 };
-__device__ inline Updated update(const AdamwConstants& c, float master, float m_now, float v_now,
-                                 float gradient) {
+__device__ inline Updated update(const AdamwConstants& c, float decay, float master, float m_now,
+                                 float v_now, float gradient) {
   const float g = __fmul_rn(gradient, c.gradient_scale);
   const float m = __fadd_rn(__fmul_rn(c.beta1, m_now), __fmul_rn(__fsub_rn(1.0F, c.beta1), g));
   const float v =
@@ -53,36 +55,147 @@ __device__ inline Updated update(const AdamwConstants& c, float master, float m_
   const float direction = __fdiv_rn(__fmul_rn(m, c.m_correction),
                                     __fadd_rn(__fsqrt_rn(__fmul_rn(v, c.v_correction)), c.epsilon));
   const float next =
-      __fsub_rn(master, __fmul_rn(c.rate, __fadd_rn(direction, __fmul_rn(c.decay, master))));
+      __fsub_rn(master, __fmul_rn(c.rate, __fadd_rn(direction, __fmul_rn(decay, master))));
   return {next, m, v};
 }
 
-template <unsigned V, bool kWeights>
-__global__ void __launch_bounds__(kBlockThreads)
-    adamw_kernel(size_t elements, AdamwConstants constants, AdamwTensors<Bf16> tensors,
-                 const volatile uint32_t* abort_word) {
-  // One read over the bus for each block.
-  if (__syncthreads_or(threadIdx.x == 0 && *abort_word != 0)) return;
-  each_vector<V>(elements, [&](size_t i, auto vector) {
+// Ranges are worked off in chunks of this many elements, a block each.
+constexpr size_t kChunk = size_t{1} << 15;
+struct Chunk {
+  uint32_t range;
+  uint32_t index;  // within the range
+};
+
+// A table of ranges, the chunks that they fall into, and what else an operation put behind them.
+template <class Range>
+struct RangeTable {
+  const Range* ranges;
+  const Chunk* chunks;
+  unsigned chunk_count;
+};
+
+template <class Range>
+RangeTable<Range> range_table(Cuda& cuda, std::span<const Range> ranges,
+                              const std::vector<uint32_t>& after) {
+  std::vector<Chunk> chunks;
+  for (uint32_t r = 0; r < ranges.size(); ++r)
+    for (uint32_t i = 0; i * kChunk < ranges[r].elements; ++i) chunks.push_back({r, i});
+  std::vector<unsigned char> bytes;
+  const auto append = [&](const void* from, size_t count) {
+    const auto* data = static_cast<const unsigned char*>(from);
+    bytes.insert(bytes.end(), data, data + count);
+  };
+  append(ranges.data(), ranges.size_bytes());
+  append(chunks.data(), chunks.size() * sizeof(Chunk));
+  append(after.data(), after.size() * sizeof(uint32_t));
+  const auto* at = static_cast<const unsigned char*>(cuda.impl().table(bytes.data(), bytes.size()));
+  return {reinterpret_cast<const Range*>(at),
+          reinterpret_cast<const Chunk*>(at + ranges.size_bytes()),
+          static_cast<unsigned>(chunks.size())};
+}
+
+// f(i, V as a type) for every vector of V of a chunk's [begin, end) and then for each element of the
+// rest; `begin` is a multiple of V.
+template <unsigned V, class F>
+__device__ inline void each_vector_of(size_t begin, size_t end, F f) {
+  const size_t vectors_end = begin + (end - begin) / V * V;
+#pragma unroll 2
+  for (size_t i = begin + size_t{threadIdx.x} * V; i < vectors_end; i += size_t{blockDim.x} * V)
+    f(i, std::integral_constant<unsigned, V>{});
+  for (size_t i = vectors_end + threadIdx.x; i < end; i += blockDim.x)
+    f(i, std::integral_constant<unsigned, 1>{});
+}
+
+template <unsigned V>
+__device__ inline void update_chunk(const AdamwConstants& constants,
+                                    const AdamwRange<Bf16>& range, size_t begin, size_t end) {
+  const AdamwTensors<Bf16> t = range.tensors;
+  each_vector_of<V>(begin, end, [&](size_t i, auto vector) {
     constexpr unsigned kCount = decltype(vector)::value;
-    Floats<kCount> master = load_vector<kCount>(tensors.master + i);
-    Floats<kCount> m = load_vector<kCount>(tensors.m + i);
-    Floats<kCount> v = load_vector<kCount>(tensors.v + i);
-    const Floats<kCount> gradient = load_vector<kCount>(tensors.gradient + i);
+    Floats<kCount> master = load_vector<kCount>(t.master + i);
+    Floats<kCount> m = load_vector<kCount>(t.m + i);
+    Floats<kCount> v = load_vector<kCount>(t.v + i);
+    const Floats<kCount> gradient = load_vector<kCount>(t.gradient + i);
     Halves<kCount> weights;
 #pragma unroll
     for (unsigned j = 0; j < kCount; ++j) {
-      const Updated next = update(constants, master.at[j], m.at[j], v.at[j], gradient.at[j]);
+      const Updated next =
+          update(constants, range.decay, master.at[j], m.at[j], v.at[j], gradient.at[j]);
       master.at[j] = next.master;
       m.at[j] = next.m;
       v.at[j] = next.v;
       weights.at[j] = rounded(next.master);
     }
-    store_vector<kCount>(tensors.next_master + i, master);
-    store_vector<kCount>(tensors.next_m + i, m);
-    store_vector<kCount>(tensors.next_v + i, v);
-    if constexpr (kWeights) *reinterpret_cast<Halves<kCount>*>(tensors.weights + i) = weights;
+    store_vector<kCount>(t.next_master + i, master);
+    store_vector<kCount>(t.next_m + i, m);
+    store_vector<kCount>(t.next_v + i, v);
+    if (t.weights != nullptr) *reinterpret_cast<Halves<kCount>*>(t.weights + i) = weights;
   });
+}
+
+__device__ inline bool lies_on(size_t bytes, const void* pointer) {
+  return reinterpret_cast<uintptr_t>(pointer) % bytes == 0;
+}
+
+// The host's word, read once over the bus when everything before has been done, for all blocks.
+__global__ void read_abort_word_kernel(const volatile uint32_t* host, uint32_t* seen) {
+  *seen = *host;
+}
+
+__global__ void __launch_bounds__(kBlockThreads)
+    adamw_kernel(AdamwConstants constants, RangeTable<AdamwRange<Bf16>> table,
+                 const uint32_t* aborted) {
+  if (*aborted != 0) return;
+  const Chunk chunk = table.chunks[blockIdx.x];
+  const AdamwRange<Bf16> range = table.ranges[chunk.range];
+  const AdamwTensors<Bf16>& t = range.tensors;
+  const size_t begin = chunk.index * kChunk;
+  const size_t end = min(begin + kChunk, range.elements);
+  const bool aligned = lies_on(16, t.master) && lies_on(16, t.m) && lies_on(16, t.v) &&
+                       lies_on(16, t.gradient) && lies_on(16, t.next_master) &&
+                       lies_on(16, t.next_m) && lies_on(16, t.next_v) && lies_on(8, t.weights);
+  if (aligned)
+    update_chunk<4>(constants, range, begin, end);
+  else
+    update_chunk<1>(constants, range, begin, end);
+}
+
+__global__ void __launch_bounds__(kBlockThreads)
+    sum_squares_chunks_kernel(RangeTable<FloatRange> table, double* partials) {
+  __shared__ double shared[kWarpSize];
+  const Chunk chunk = table.chunks[blockIdx.x];
+  const FloatRange range = table.ranges[chunk.range];
+  const size_t begin = chunk.index * kChunk;
+  const size_t end = min(begin + kChunk, range.elements);
+  double sum = 0;
+  const auto add_up = [&](size_t i, auto vector) {
+    constexpr unsigned kCount = decltype(vector)::value;
+    const Floats<kCount> values = load_vector<kCount>(range.data + i);
+#pragma unroll
+    for (unsigned j = 0; j < kCount; ++j) {
+      const double value = values.at[j];
+      sum += value * value;
+    }
+  };
+  if (lies_on(16, range.data))
+    each_vector_of<4>(begin, end, add_up);
+  else
+    each_vector_of<1>(begin, end, add_up);
+  sum = block_sum(sum, shared);
+  if (threadIdx.x == 0) partials[blockIdx.x] = sum;
+}
+
+// A block for each range: its chunks stand one after the other.
+__global__ void __launch_bounds__(kBlockThreads)
+    sum_chunks_kernel(RangeTable<FloatRange> table, const uint32_t* first_chunk,
+                      const double* partials, double* sums) {
+  __shared__ double shared[kWarpSize];
+  const size_t chunks = (table.ranges[blockIdx.x].elements + kChunk - 1) / kChunk;
+  double sum = 0;
+  for (size_t i = threadIdx.x; i < chunks; i += kBlockThreads)
+    sum += partials[first_chunk[blockIdx.x] + i];
+  sum = block_sum(sum, shared);
+  if (threadIdx.x == 0) sums[blockIdx.x] = sum;
 }
 
 template <unsigned V>
@@ -109,33 +222,6 @@ __global__ void __launch_bounds__(kBlockThreads)
     for (unsigned j = 0; j < kCount; ++j) sum.at[j] += more.at[j];
     store_vector<kCount>(to + i, sum);
   });
-}
-
-template <unsigned V>
-__global__ void __launch_bounds__(kBlockThreads)
-    sum_squares_partials_kernel(size_t elements, const float* from, double* partials) {
-  __shared__ double shared[kWarpSize];
-  double sum = 0;
-  each_vector<V>(elements, [&](size_t i, auto vector) {
-    constexpr unsigned kCount = decltype(vector)::value;
-    const Floats<kCount> values = load_vector<kCount>(from + i);
-#pragma unroll
-    for (unsigned j = 0; j < kCount; ++j) {
-      const double value = values.at[j];
-      sum += value * value;
-    }
-  });
-  sum = block_sum(sum, shared);
-  if (threadIdx.x == 0) partials[blockIdx.x] = sum;
-}
-
-__global__ void __launch_bounds__(kBlockThreads)
-    sum_partials_kernel(unsigned count, const double* partials, double* total) {
-  __shared__ double shared[kWarpSize];
-  double sum = 0;
-  for (unsigned i = threadIdx.x; i < count; i += kBlockThreads) sum += partials[i];
-  sum = block_sum(sum, shared);
-  if (threadIdx.x == 0) *total = sum;
 }
 
 constexpr size_t kVector = 4;
@@ -172,36 +258,31 @@ void add(Cuda& cuda, const float* from, size_t elements, float* to) {
   });
 }
 
-void sum_squares(Cuda& cuda, const float* from, size_t elements, double* sum) {
-  // The number of blocks, and with it the order of the sum, is a function of the size only.
-  constexpr size_t kPartials = 1024;
-  const unsigned blocks = vector_blocks(elements, kPartials);
-  double* const partials = cuda.impl().scratch_of<double>(kPartials);
-  with_vector(is_aligned(16, {from}), [&](auto vector) {
-    launch(cuda, "sum_squares", {dim3(blocks)},
-           sum_squares_partials_kernel<decltype(vector)::value>, elements, from, partials);
-  });
-  launch(cuda, "sum_squares", {dim3(1)}, sum_partials_kernel, blocks, partials, sum);
+void sum_squares(Cuda& cuda, std::span<const FloatRange> ranges, double* sums) {
+  if (ranges.empty()) return;
+  // The table ends with each range's first chunk.
+  std::vector<uint32_t> first_chunk;
+  uint32_t chunks = 0;
+  for (const FloatRange& range : ranges) {
+    first_chunk.push_back(chunks);
+    chunks += static_cast<uint32_t>((range.elements + kChunk - 1) / kChunk);
+  }
+  const RangeTable<FloatRange> table = range_table(cuda, ranges, first_chunk);
+  double* const partials = cuda.impl().scratch_of<double>(chunks);
+  launch(cuda, "sum_squares", {dim3(chunks)}, sum_squares_chunks_kernel, table, partials);
+  launch(cuda, "sum_squares", {dim3(static_cast<unsigned>(ranges.size()))}, sum_chunks_kernel,
+         table, reinterpret_cast<const uint32_t*>(table.chunks + chunks), partials, sums);
 }
 
-void adamw(Cuda& cuda, size_t elements, const AdamwConstants& constants,
-           const AdamwTensors<Bf16>& tensors) {
-  const AdamwTensors<Bf16>& t = tensors;
-  const bool aligned =
-      is_aligned(16, {t.master, t.m, t.v, t.gradient, t.next_master, t.next_m, t.next_v}) &&
-      is_aligned(8, {t.weights});
-  // Few enough blocks that reading the abort word costs nothing.
-  constexpr size_t kBlocksPerMultiprocessor = 16;
-  const Launch how = {dim3(vector_blocks(
-      elements, kBlocksPerMultiprocessor * static_cast<size_t>(cuda.impl().multiprocessors)))};
+void adamw(Cuda& cuda, const AdamwConstants& constants,
+           std::span<const AdamwRange<Bf16>> ranges) {
+  if (ranges.empty()) return;
+  const RangeTable<AdamwRange<Bf16>> table = range_table(cuda, ranges, {});
+  uint32_t* const aborted = cuda.impl().scratch_of<uint32_t>(1);
   // Pinned memory has one address on both sides.
   const auto* const abort_word = reinterpret_cast<const volatile uint32_t*>(&cuda.abort_word());
-  with_vector(aligned, [&](auto vector) {
-    constexpr unsigned V = decltype(vector)::value;
-    launch(cuda, "adamw", how,
-           t.weights != nullptr ? adamw_kernel<V, true> : adamw_kernel<V, false>, elements,
-           constants, tensors, abort_word);
-  });
+  launch(cuda, "adamw", {dim3(1), 1}, read_abort_word_kernel, abort_word, aborted);
+  launch(cuda, "adamw", {dim3(table.chunk_count)}, adamw_kernel, constants, table, aborted);
 }
 
 }  // namespace holdfast::train::kernels

@@ -1,3 +1,4 @@
+#include <cstring>
 #include <new>
 #include <utility>
 
@@ -51,6 +52,7 @@ Cuda::Impl::~Impl() {
   gemm_plans.reset();
   if (dnn_handle != nullptr) static_cast<void>((*load_cudnn())->destroy(dnn_handle));
   if (blas_handle != nullptr) static_cast<void>(blas->destroy(blas_handle));
+  if (table_copied_ != nullptr) static_cast<void>(cudaEventDestroy(table_copied_));
   static_cast<void>(cudaStreamDestroy(stream));
 }
 
@@ -66,6 +68,25 @@ void Cuda::Impl::failed(const char* operation, const std::string& why) {
 Status Cuda::Impl::status() const {
   if (error_.empty()) return {};
   return fail(ErrorCode::kDeviceFailed, "CUDA device " + std::to_string(ordinal) + ": " + error_);
+}
+
+const void* Cuda::Impl::table(const void* host, size_t bytes) {
+  if (table_copied_ == nullptr) {
+    cudaEventCreateWithFlags(&table_copied_, cudaEventDisableTiming);
+    launched("table");
+  } else if (cudaEventSynchronize(table_copied_) != cudaSuccess) {
+    launched("table");
+  }
+  if (bytes > device_table_.size()) {
+    cudaStreamSynchronize(stream);  // an operation may still read the smaller one
+    host_table_.resize(bytes);
+    device_table_.resize(bytes);
+  }
+  std::memcpy(host_table_.data(), host, bytes);
+  cudaMemcpyAsync(device_table_.data(), host_table_.data(), bytes, cudaMemcpyHostToDevice, stream);
+  cudaEventRecord(table_copied_, stream);
+  launched("table");
+  return device_table_.data();
 }
 
 void* Cuda::Impl::scratch(size_t bytes) {

@@ -51,6 +51,10 @@ struct Cuda::Impl {
     return static_cast<T*>(scratch(elements * sizeof(T)));
   }
 
+  // A copy of a small table for the operation that is enqueued next; valid until the next table. Waits
+  // only where the copy of the one before is still under way.
+  const void* table(const void* host, size_t bytes);
+
   // One word that host and device see at one address.
   PinnedBuffer<uint32_t> abort_room;
   std::atomic<uint32_t>* abort_word = nullptr;
@@ -66,6 +70,9 @@ struct Cuda::Impl {
 
  private:
   DeviceBuffer<unsigned char> scratch_;
+  PinnedBuffer<unsigned char> host_table_;
+  DeviceBuffer<unsigned char> device_table_;
+  cudaEvent_t table_copied_ = nullptr;
   std::string error_;
 };
 

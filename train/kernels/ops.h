@@ -176,13 +176,13 @@ void cross_entropy(const Cpu&, RowShape shape, const int32_t* targets_N,
 // ---- optimizer ---------------------------------------------------------------------------------
 
 // next = update(now, gradient), element by element.
-void adamw(const Cpu&, size_t elements, const AdamwConstants& constants,
-           const AdamwTensors<float>& tensors);
+void adamw(const Cpu&, const AdamwConstants& constants,
+           std::span<const AdamwRange<float>> ranges);
 // From masters to the compute type, here the same.
 void convert(const Cpu&, const float* from, size_t elements, float* to);
 void add(const Cpu&, const float* from, size_t elements, float* to);  // to += from
-// In fp64, in the order of the elements.
-void sum_squares(const Cpu&, const float* from, size_t elements, double* sum);
+// sums[i]: of range i, in fp64, in the order of the elements.
+void sum_squares(const Cpu&, std::span<const FloatRange> ranges, double* sums);
 
 // ---- memory of any kind, now --------------------------------------------------------------------
 

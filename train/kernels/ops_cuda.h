@@ -6,7 +6,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
+#include <span>
 
 #include "train/kernels/cuda.h"
 #include "train/kernels/shapes.h"
@@ -182,11 +184,12 @@ void cross_entropy(Cuda& cuda, RowShape shape, const int32_t* targets_N,
 
 void convert(Cuda& cuda, const float* from, size_t elements, Bf16* to);
 void add(Cuda& cuda, const float* from, size_t elements, float* to);  // to += from
-void sum_squares(Cuda& cuda, const float* from, size_t elements, double* sum);
+// sums[i]: of range i, in fp64, in an order that depends on its size alone.
+void sum_squares(Cuda& cuda, std::span<const FloatRange> ranges, double* sums);
 // next = update(now, gradient), element by element, bit for bit what the CPU computes. Does nothing
 // once the device's abort word is set.
-void adamw(Cuda& cuda, size_t elements, const AdamwConstants& constants,
-           const AdamwTensors<Bf16>& tensors);
+void adamw(Cuda& cuda, const AdamwConstants& constants,
+           std::span<const AdamwRange<Bf16>> ranges);
 
 // ---- memory of any kind, now: device_cuda.cu ----------------------------------------------------
 

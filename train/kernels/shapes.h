@@ -69,15 +69,27 @@ struct ExpertTensors {
 
 // What one update of AdamW needs besides the tensors (arXiv 1711.05101, algorithm 2).
 struct AdamwConstants {
-  float beta1, beta2, epsilon, rate, decay, gradient_scale, m_correction, v_correction;
+  float beta1, beta2, epsilon, rate, gradient_scale, m_correction, v_correction;
 };
 
-// One shard's tensors in an update; `weights`, where not null, get next_master in the compute type.
+// `weights`, where not null, get next_master in the compute type.
 template <class V>
 struct AdamwTensors {
   const float *master, *m, *v, *gradient;
   float *next_master, *next_m, *next_v;
   V* weights = nullptr;
+};
+// A run of elements with one weight decay. Operations take many ranges at once: a model has thousands
+// of small tensors, and one launch for each would cost more than the arithmetic.
+template <class V>
+struct AdamwRange {
+  size_t elements;
+  float decay;
+  AdamwTensors<V> tensors;
+};
+struct FloatRange {
+  const float* data;
+  size_t elements;
 };
 
 }  // namespace holdfast::train::kernels

@@ -192,9 +192,10 @@ Result<double> Reducer<B>::global_norm(Communicator& comm, const StageMap& map) 
   }
   shard_squares_.resize(values_.size());
   host_squares_.resize(values_.size());
-  double* slot = shard_squares_.data();
+  std::vector<kernels::FloatRange> ranges;
   for (const auto& [flat, values] : values_)
-    sum_squares(device_, values, map.layout->range(map.shard(flat)).size(), slot++);
+    ranges.push_back({values, map.layout->range(map.shard(flat)).size()});
+  sum_squares(device_, ranges, shard_squares_.data());
   download(device_, shard_squares_.data(), values_.size(), host_squares_.data());
   RETURN_IF_ERROR(device_.finish());
 

@@ -41,7 +41,14 @@ LaneTrainer<B>::LaneTrainer(std::unique_ptr<typename B::Device> device, const co
       model_(*device_, job.model),
       store_(*device_, layout_),
       gradients_(*device_, job.reproducible),
-      reducer_(*device_) {}
+      reducer_(*device_) {
+  if constexpr (!B::kHostMemory) abort_.mirror(&device_->abort_word());
+}
+
+template <class B>
+LaneTrainer<B>::~LaneTrainer() {
+  abort_.mirror(nullptr);
+}
 
 template <class B>
 size_t LaneTrainer<B>::shard_bytes(uint32_t shard) const {
@@ -65,6 +72,7 @@ Status LaneTrainer<B>::open_view(const TrainerView& view) {
     if (view.owner_lane[shard] == view.lane) owned.push_back(shard);
   store_.open(owned, view.base);
   weights_.open(map_);
+  weights_made_ = false;
   materialized_ = false;
   losses_.clear();
   finished_.reset();
@@ -129,8 +137,10 @@ Status LaneTrainer<B>::materialize(Communicator& comm) {
 template <class B>
 Status LaneTrainer<B>::make_weights(PayloadExchange& payload) {
   fault_point("train.materialize");
-  RETURN_IF_ERROR(train::materialize(*device_, payload, map_, store_, scratch_, weights_));
-  RETURN_IF_ERROR(device_->finish());
+  if (!std::exchange(weights_made_, false)) {
+    RETURN_IF_ERROR(train::materialize(*device_, payload, map_, store_, scratch_, weights_));
+    RETURN_IF_ERROR(device_->finish());
+  }
   materialized_ = true;
   return {};
 }
@@ -296,14 +306,25 @@ Status LaneTrainer<B>::update(StepDone& done) {
   at(done.step, at_round_, true);  // a capture may hold the buffer for a while
   store_.begin_update();
   at(done.step, at_round_);
+  const kernels::AdamwConstants constants = adamw_constants(job_.optimizer, adamw_step);
+  // A lane that is alone computes with what it updates; else materialize brings the weights.
+  const bool makes_weights = map_.lanes == 1 && !B::kHostMemory;
+  std::vector<kernels::AdamwRange<typename B::Value>> ranges;
   for (const uint32_t shard : store_.owned()) {
     // An aborted reduction never becomes a version: nothing is committed once the word is set.
     if (abort_.is_set()) return fail(ErrorCode::kCommAborted, "the view ended before the update");
     at(done.step, at_round_);
     const ShardId id = map_.shard(shard);
-    adamw<B>(*device_, job_.optimizer, adamw_step, layout_.group(id.group), layout_.range(id),
-             store_.now(shard), reducer_.values(shard), store_.next(shard));
+    const ElementRange range = layout_.range(id);
+    append_ranges(job_.optimizer, layout_.group(id.group), range, store_.now(shard),
+                  reducer_.values(shard), store_.next(shard),
+                  makes_weights ? weights_.at(id.group, range.begin) : nullptr, ranges);
+    if (!B::kHostMemory) continue;
+    adamw(*device_, constants, ranges);
+    ranges.clear();
   }
+  adamw(*device_, constants, ranges);
+  weights_made_ = makes_weights;
   RETURN_IF_ERROR(device_->finish());
   if (abort_.is_set()) return fail(ErrorCode::kCommAborted, "the view ended before the update");
   store_.commit_update({Version(done.step.value + 1), epoch_});

@@ -32,6 +32,7 @@ class LaneTrainer final : public Trainer {
  public:
   LaneTrainer(std::unique_ptr<typename B::Device> device, const conf::JobConfig& job,
               BatchSource batches, AbortWord& abort, ProgressFn progress);
+  ~LaneTrainer() override;
 
   std::vector<HeldShards> held() const override { return store_.held(); }
   Status open_view(const TrainerView& view) override;
@@ -90,6 +91,7 @@ class LaneTrainer final : public Trainer {
   StageMap map_;
   std::vector<Round> rounds_;
   bool materialized_ = false;
+  bool weights_made_ = false;  // by the update of the newest version
   std::vector<MicroBatchLoss> losses_;  // of this lane's micro-batches in the step under way
   std::optional<StepDone> finished_;
   std::optional<StepDone> unevaluated_;  // the newest, when its version was due and is not evaluated

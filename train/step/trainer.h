@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "base/ids.h"
+#include "base/mutex.h"
 #include "base/result.h"
 #include "conf/job_config.h"
 #include "train/comm/communicator.h"
@@ -26,12 +27,25 @@ namespace holdfast::train {
 // never becomes a version (section 9 of DESIGN.md).
 class AbortWord {
  public:
-  void set() { word_.store(true, std::memory_order_release); }
-  void clear() { word_.store(false, std::memory_order_release); }
+  void set() { store(true); }
+  void clear() { store(false); }
   bool is_set() const { return word_.load(std::memory_order_acquire); }
+  // A second word, that an accelerator reads: follows this one from now on; nullptr ends that.
+  void mirror(std::atomic<uint32_t>* word) EXCLUDES(mutex_) {
+    const MutexLock lock(mutex_);
+    mirror_ = word;
+    if (mirror_ != nullptr) mirror_->store(is_set() ? 1 : 0);
+  }
 
  private:
+  void store(bool set) EXCLUDES(mutex_) {
+    word_.store(set, std::memory_order_release);
+    const MutexLock lock(mutex_);
+    if (mirror_ != nullptr) mirror_->store(set ? 1 : 0);
+  }
   std::atomic<bool> word_{false};
+  Mutex mutex_;
+  std::atomic<uint32_t>* mirror_ GUARDED_BY(mutex_) = nullptr;
 };
 
 struct TrainerView {

@@ -6,16 +6,15 @@
 namespace holdfast::train::kernels {
 namespace {
 
-using AdamwCuda = CudaTest;
+constexpr float kDecay = 0.1F;
 
 const std::vector<size_t> kSizes = {0, 1, 3, 4, 5, 1023, 4096, 1000003};
 
-// Of update 7, with decay.
+// Of update 7.
 constexpr AdamwConstants kConstants = {.beta1 = 0.9F,
                                        .beta2 = 0.95F,
                                        .epsilon = 1e-8F,
                                        .rate = 3e-4F,
-                                       .decay = 0.1F,
                                        .gradient_scale = 0.37F,
                                        .m_correction = 1.9167F,
                                        .v_correction = 3.3161F};
@@ -37,9 +36,11 @@ State state(size_t elements) {
 
 State on_cpu(const State& s) {
   State next = s;
-  adamw(Cpu{}, s.master.size(), kConstants,
-        AdamwTensors<float>{s.master.data(), s.m.data(), s.v.data(), s.gradient.data(),
-                            next.master.data(), next.m.data(), next.v.data()});
+  const AdamwRange<float> range{
+      s.master.size(), kDecay,
+      {s.master.data(), s.m.data(), s.v.data(), s.gradient.data(), next.master.data(),
+       next.m.data(), next.v.data()}};
+  adamw(Cpu{}, kConstants, {&range, 1});
   return next;
 }
 
@@ -48,6 +49,14 @@ std::vector<Bf16> rounded(const std::vector<float>& values) {
   std::transform(values.begin(), values.end(), halves.begin(), to_bf16);
   return halves;
 }
+
+class AdamwCuda : public CudaTest {
+ protected:
+  void update(size_t elements, const AdamwTensors<Bf16>& tensors) {
+    const AdamwRange<Bf16> range{elements, kDecay, tensors};
+    adamw(cuda(), kConstants, {&range, 1});
+  }
+};
 
 TEST_F(AdamwCuda, IsTheCpusBitByBit) {
   for (const size_t elements : kSizes) {
@@ -60,7 +69,7 @@ TEST_F(AdamwCuda, IsTheCpusBitByBit) {
       auto next_master = poisoned<float>(elements), next_m = poisoned<float>(elements),
            next_v = poisoned<float>(elements);
       auto weights = poisoned<Bf16>(elements);
-      adamw(cuda(), elements, kConstants,
+      update(elements,
             AdamwTensors<Bf16>{master.data(), m.data(), v.data(), gradient.data(),
                                next_master.data(), next_m.data(), next_v.data(),
                                with_weights ? weights.data() : nullptr});
@@ -69,6 +78,48 @@ TEST_F(AdamwCuda, IsTheCpusBitByBit) {
       expect_same_bits(to_host(next_v), expected.v);
       if (with_weights) expect_same_bits(to_host(weights), rounded(expected.master));
     }
+  }
+}
+
+// As a model's shards: many, of any size, each with its decay, some of several chunks.
+TEST_F(AdamwCuda, ManyRangesAtOnceAreEachAsTheCpus) {
+  std::vector<State> states, expected;
+  std::vector<std::vector<DeviceBuffer<float>>> device;
+  std::vector<AdamwRange<Bf16>> ranges;
+  std::vector<FloatRange> gradients;
+  std::vector<double> expected_sums;
+  for (size_t i = 0; i < 300; ++i) {
+    states.push_back(state(i % 50 == 0 ? 70'000 + i : i));
+    const State& s = states.back();
+    State next = s;
+    const float decay = i % 2 == 0 ? 0.0F : 0.3F;
+    const AdamwRange<float> range{
+        s.master.size(), decay,
+        {s.master.data(), s.m.data(), s.v.data(), s.gradient.data(), next.master.data(),
+         next.m.data(), next.v.data()}};
+    adamw(Cpu{}, kConstants, {&range, 1});
+    expected.push_back(next);
+    const FloatRange gradient{s.gradient.data(), s.gradient.size()};
+    expected_sums.push_back(-1);
+    sum_squares(Cpu{}, {&gradient, 1}, &expected_sums.back());
+    auto& d = device.emplace_back();
+    for (const auto* values : {&s.master, &s.m, &s.v, &s.gradient}) d.push_back(to_device(*values));
+    for (int run = 0; run < 3; ++run) d.push_back(poisoned<float>(s.master.size()));
+    ranges.push_back({s.master.size(), decay,
+                      {d[0].data(), d[1].data(), d[2].data(), d[3].data(), d[4].data(),
+                       d[5].data(), d[6].data()}});
+    gradients.push_back({d[3].data(), s.gradient.size()});
+  }
+  auto sums = poisoned<double>(gradients.size());
+  sum_squares(cuda(), gradients, sums.data());
+  adamw(cuda(), kConstants, ranges);
+  const std::vector<double> got_sums = to_host(sums);
+  for (size_t i = 0; i < states.size(); ++i) {
+    SCOPED_TRACE(i);
+    EXPECT_NEAR(got_sums[i], expected_sums[i], 1e-12 * expected_sums[i]);
+    expect_same_bits(to_host(device[i][4]), expected[i].master);
+    expect_same_bits(to_host(device[i][5]), expected[i].m);
+    expect_same_bits(to_host(device[i][6]), expected[i].v);
   }
 }
 
@@ -86,7 +137,7 @@ TEST_F(AdamwCuda, InPlaceAndFromAnyElement) {
     auto master = shifted(s.master), m = shifted(s.m), v = shifted(s.v);
     const auto gradient = shifted(s.gradient);
     auto weights = poisoned<Bf16>(elements + shift);
-    adamw(cuda(), elements, kConstants,
+    update(elements,
           AdamwTensors<Bf16>{master.data() + shift, m.data() + shift, v.data() + shift,
                              gradient.data() + shift, master.data() + shift, m.data() + shift,
                              v.data() + shift, weights.data() + shift});
@@ -107,7 +158,7 @@ TEST_F(AdamwCuda, DoesNothingOnceTheAbortWordIsSet) {
   auto master = to_device(s.master), m = to_device(s.m), v = to_device(s.v);
   const auto gradient = to_device(s.gradient);
   cuda().abort_word() = 1;
-  adamw(cuda(), elements, kConstants,
+  update(elements,
         AdamwTensors<Bf16>{master.data(), m.data(), v.data(), gradient.data(), master.data(),
                            m.data(), v.data()});
   EXPECT_TRUE(cuda().finish());
@@ -152,11 +203,13 @@ TEST_F(AdamwCuda, AddsAndSumsSquares) {
       expect_same_bits(to_host(to), expected);
 
       double expected_sum = -1;
-      sum_squares(Cpu{}, from.data() + shift, elements, &expected_sum);
+      const FloatRange host_range{from.data() + shift, elements};
+      sum_squares(Cpu{}, {&host_range, 1}, &expected_sum);
+      const FloatRange range{device_from.data() + shift, elements};
       std::vector<double> first;
       for (int run = 0; run < 2; ++run) {
         auto sum = poisoned<double>(1);
-        sum_squares(cuda(), device_from.data() + shift, elements, sum.data());
+        sum_squares(cuda(), {&range, 1}, sum.data());
         const std::vector<double> got = to_host(sum);
         EXPECT_NEAR(got[0], expected_sum, 1e-12 * expected_sum);
         if (run == 0)
