@@ -22,6 +22,8 @@ class Cuda {
   // Device `ordinal` of this process. kDeviceMissing: no driver, no such device, or a library
   // (cuBLAS, cuDNN) that is not there, named.
   static Result<std::unique_ptr<Cuda>> open(uint32_t ordinal);
+  // How many there are; kDeviceMissing when there is none.
+  static Result<uint32_t> count();
   ~Cuda();
   Cuda(const Cuda&) = delete;
   Cuda& operator=(const Cuda&) = delete;
@@ -35,6 +37,10 @@ class Cuda {
 
   // Mapped host memory that update kernels read: not zero, and they change nothing any more.
   std::atomic<uint32_t>& abort_word();
+
+  // From now on the device copies from and to this host memory by itself, until it is destroyed; the
+  // memory must outlive it. kDeviceFailed when it cannot be pinned. Once.
+  Status register_host(void* at, size_t bytes);
 
   const std::string& name() const;  // "NVIDIA H100 80GB HBM3"
   uint32_t multiprocessors() const;

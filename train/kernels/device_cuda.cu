@@ -18,10 +18,8 @@ Status runtime_status(cudaError_t error, ErrorCode code, const std::string& what
 }
 
 Status find_device(uint32_t ordinal) {
-  int count = 0;
-  RETURN_IF_ERROR(runtime_status(cudaGetDeviceCount(&count), ErrorCode::kDeviceMissing,
-                                 "no CUDA device can be used"));
-  if (std::cmp_greater_equal(ordinal, count))
+  ASSIGN_OR_RETURN(const uint32_t count, Cuda::count());
+  if (ordinal >= count)
     return fail(ErrorCode::kDeviceMissing, "there is no CUDA device " + std::to_string(ordinal) +
                                                " (" + std::to_string(count) + " found)");
   return runtime_status(cudaSetDevice(static_cast<int>(ordinal)), ErrorCode::kDeviceMissing,
@@ -48,6 +46,7 @@ Cuda::Impl::~Impl() {
   if (stream == nullptr) return;
   static_cast<void>(cudaSetDevice(ordinal));
   static_cast<void>(cudaStreamSynchronize(stream));
+  if (registered != nullptr) static_cast<void>(cudaHostUnregister(registered));
   attention_graphs.reset();
   gemm_plans.reset();
   if (dnn_handle != nullptr) static_cast<void>((*load_cudnn())->destroy(dnn_handle));
@@ -100,6 +99,22 @@ void* Cuda::Impl::scratch(size_t bytes) {
 
 Cuda::Cuda(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Cuda::~Cuda() = default;
+
+Result<uint32_t> Cuda::count() {
+  int count = 0;
+  RETURN_IF_ERROR(runtime_status(cudaGetDeviceCount(&count), ErrorCode::kDeviceMissing,
+                                 "no CUDA device can be used"));
+  if (count == 0) return fail(ErrorCode::kDeviceMissing, "there is no CUDA device");
+  return static_cast<uint32_t>(count);
+}
+
+Status Cuda::register_host(void* at, size_t bytes) {
+  if (bytes == 0) return {};
+  RETURN_IF_ERROR(runtime_status(cudaHostRegister(at, bytes, cudaHostRegisterPortable),
+                                 ErrorCode::kDeviceFailed, "pinning host memory"));
+  impl_->registered = at;
+  return {};
+}
 
 Result<std::unique_ptr<Cuda>> Cuda::open(uint32_t ordinal) try {
   RETURN_IF_ERROR(find_device(ordinal));

@@ -57,6 +57,7 @@ struct Cuda::Impl {
   // only where the copy of the one before is still under way.
   const void* table(const void* host, size_t bytes);
 
+  void* registered = nullptr;  // see register_host
   // One word that host and device see at one address.
   PinnedBuffer<uint32_t> abort_room;
   std::atomic<uint32_t>* abort_word = nullptr;

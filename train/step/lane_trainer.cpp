@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <new>
 #include <utility>
 
 #include "base/check.h"
@@ -14,19 +15,6 @@
 #include "train/step/counting_communicator.h"
 
 namespace holdfast::train {
-
-Result<std::unique_ptr<Trainer>> Trainer::create(const conf::JobConfig& job, AbortWord& abort,
-                                                 ProgressFn progress) {
-  RETURN_IF_ERROR(conf::validate(job));
-  ASSIGN_OR_RETURN(Batches opened, Batches::open(job));
-  const auto batches = std::make_shared<Batches>(std::move(opened));
-  return std::make_unique<LaneTrainer<CpuBackend<float>>>(
-      std::make_unique<kernels::Cpu>(), job,
-      BatchSource{[batches](Step step, MicroBatchIndex j) { return batches->training(step, j); },
-                  [batches](uint32_t index) { return batches->held_out(index); },
-                  batches->fingerprint()},
-      abort, std::move(progress));
-}
 
 template <class B>
 LaneTrainer<B>::LaneTrainer(std::unique_ptr<typename B::Device> device, const conf::JobConfig& job,
@@ -57,10 +45,19 @@ size_t LaneTrainer<B>::shard_bytes(uint32_t shard) const {
   return layout_.shard_bytes(ShardId::unflat(shard, layout_.slices()));
 }
 
+namespace {
+
+// Running out of memory is no programmer's error: it ends the step, not the process.
+tl::unexpected<Error> out_of_memory(const std::bad_alloc& error) {
+  return fail(ErrorCode::kDeviceMemory, error.what());
+}
+
+}  // namespace
+
 // ---- a view ---------------------------------------------------------------------------------------
 
 template <class B>
-Status LaneTrainer<B>::open_view(const TrainerView& view) {
+Status LaneTrainer<B>::open_view(const TrainerView& view) try {
   CHECK(view.owner_lane.size() == layout_.shard_count() && view.lane < view.coordinates.size());
   const auto lanes = static_cast<uint32_t>(view.coordinates.size());
   payload_.close();  // only now: all lanes of the view before have ended it
@@ -83,16 +80,20 @@ Status LaneTrainer<B>::open_view(const TrainerView& view) {
       StateVersion{Version(unevaluated_->step.value + 1), unevaluated_->epoch} != view.base)
     unevaluated_.reset();
   return {};
+} catch (const std::bad_alloc& error) {
+  return out_of_memory(error);
 }
 
 template <class B>
-Status LaneTrainer<B>::load_shard(uint32_t shard, std::span<const std::byte> payload) {
+Status LaneTrainer<B>::load_shard(uint32_t shard, std::span<const std::byte> payload) try {
   if (payload.size() != shard_bytes(shard))
     return fail(ErrorCode::kRestoreImpossible,
                 fmt::format("shard {} has {} bytes, {} were given", shard, shard_bytes(shard),
                             payload.size()));
   store_.load(shard, payload);
   return {};
+} catch (const std::bad_alloc& error) {
+  return out_of_memory(error);
 }
 
 template <class B>
@@ -140,7 +141,7 @@ Status LaneTrainer<B>::materialize(Communicator& comm) {
 }
 
 template <class B>
-Status LaneTrainer<B>::begin_view(Communicator& comm) {
+Status LaneTrainer<B>::begin_view(Communicator& comm) try {
   CHECK(comm.size() == map_.lanes && comm.rank() == map_.lane);
   if (!store_.complete())
     return fail(ErrorCode::kRestoreImpossible,
@@ -150,6 +151,8 @@ Status LaneTrainer<B>::begin_view(Communicator& comm) {
   PayloadExchange& payload = payload_.over(comm);
   RETURN_IF_ERROR(make_weights(payload));
   return make_up_evaluation({comm, payload});
+} catch (const std::bad_alloc& error) {
+  return out_of_memory(error);
 }
 
 template <class B>
@@ -169,14 +172,14 @@ template <class B>
 void LaneTrainer<B>::at(Step step, uint32_t round, bool waiting) {
   at_step_.store(step, std::memory_order_relaxed);
   at_round_.store(round, std::memory_order_relaxed);
-  progress_(step, round, waiting);
+  progress_(step, round, waiting || kWaits);
 }
 
 template <class B>
 MarkFn LaneTrainer<B>::marker() const {
   return [this] {
     progress_(at_step_.load(std::memory_order_relaxed), at_round_.load(std::memory_order_relaxed),
-              false);
+              kWaits);
   };
 }
 
@@ -195,7 +198,7 @@ Result<StepDone> LaneTrainer<B>::run_step(Communicator& comm, Step step) {
 }
 
 template <class B>
-Result<StepDone> LaneTrainer<B>::take_step(Communicator& lane_comm, Step step) {
+Result<StepDone> LaneTrainer<B>::take_step(Communicator& lane_comm, Step step) try {
   const auto begun = std::chrono::steady_clock::now();
   CountingCommunicator comm(lane_comm);
   PayloadExchange& payload = payload_.over(comm);
@@ -230,6 +233,8 @@ Result<StepDone> LaneTrainer<B>::take_step(Communicator& lane_comm, Step step) {
   finished_.reset();
   unevaluated_.reset();
   return done;
+} catch (const std::bad_alloc& error) {
+  return out_of_memory(error);
 }
 
 template <class B>

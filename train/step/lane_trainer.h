@@ -91,6 +91,9 @@ class LaneTrainer final : public Trainer {
   Reducer<B> reducer_;
   ComputeWeights<B> weights_;
   MaterializeScratch<B> scratch_;
+  // The host only enqueues and then waits for an accelerator, the first time also for it to be set up:
+  // that it stands still says nothing. A device that hangs is found by the steps that do not come.
+  static constexpr bool kWaits = !B::kHostMemory;
   std::atomic<Step> at_step_;  // as progress was told last
   std::atomic<uint32_t> at_round_ = 0;
 

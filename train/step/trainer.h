@@ -62,10 +62,18 @@ struct TrainerView {
 // thread from now on, until the next call.
 using ProgressFn = std::function<void(Step step, uint32_t round, bool waiting)>;
 
+// Where a trainer works.
+struct TrainerPlace {
+  uint32_t device = 0;  // accelerator, modulo their number
+  // Where captures go, when that is known: an accelerator copies into it by itself. Outlives the trainer.
+  std::span<std::byte> arena = {};
+};
+
 class Trainer {
  public:
-  // Opens the data, lays out the model. kData..., kModelShape.
-  static Result<std::unique_ptr<Trainer>> create(const conf::JobConfig& job, AbortWord& abort,
+  // Opens the data and the device, lays out the model. kData..., kModelShape, kDevice....
+  static Result<std::unique_ptr<Trainer>> create(const conf::JobConfig& job,
+                                                 const TrainerPlace& place, AbortWord& abort,
                                                  ProgressFn progress);
   virtual ~Trainer() = default;
 

@@ -9,15 +9,19 @@
 #include <cstddef>
 #include <new>
 #include <span>
+#include <string>
 #include <type_traits>
 #include <utility>
 
 namespace holdfast::train {
 
 struct OutOfDeviceMemory : std::bad_alloc {
-  explicit OutOfDeviceMemory(size_t wanted) : bytes(wanted) {}
-  const char* what() const noexcept override { return "out of device memory"; }
+  explicit OutOfDeviceMemory(size_t wanted)
+      : bytes(wanted),
+        text("the accelerator has no " + std::to_string(wanted) + " bytes left for one tensor") {}
+  const char* what() const noexcept override { return text.c_str(); }
   size_t bytes;
+  std::string text;
 };
 
 enum class MemoryKind : unsigned char { kDevice, kPinned };

@@ -44,7 +44,7 @@ class AbortedUpdate : public testing::Test {
     job_.evaluate_micro_batches = 0;
     trainer_ = std::make_unique<LaneTrainer<CudaBackend>>(
         std::move(*opened), job_, made_up_text(job_), abort_,
-        [this](Step, uint32_t, bool waiting) { on_progress(waiting); });
+        [this](Step, uint32_t, bool) { on_progress(); });
     plan_ = plan_view(job_, {0});
     open();
     for (const uint32_t shard : trainer_->owned()) ASSERT_TRUE(trainer_->init_shard(shard));
@@ -58,8 +58,9 @@ class AbortedUpdate : public testing::Test {
         trainer_->open_view({plan_.epoch, plan_.base, 0, plan_.coordinates, plan_.owner_lane}));
   }
   StepDone step(uint64_t number) {
-    const auto done = trainer_->run_step(*comm_, Step(number));
+    const auto done = run_counted(number);
     EXPECT_TRUE(done) << done.error().to_string();
+    calls_of_a_step_ = calls_;
     return done.value_or(StepDone{});
   }
   std::vector<Payload> state(Version version) {
@@ -69,14 +70,14 @@ class AbortedUpdate : public testing::Test {
     return all;
   }
 
-  // The step tells that it waits for captures right before its update, then passes through every
-  // shard, and tells once more when the update is enqueued.
-  void on_progress(bool waiting) {
+  // A step tells of its progress equally often each time. The last calls are: the update begins, it
+  // may write, it takes each shard, it is enqueued.
+  void on_progress() {
+    ++calls_;
     if (!armed_) return;
-    if (waiting) {
+    if (calls_ + trainer_->owned().size() + 2 == calls_of_a_step_) {
       stall_ = std::make_unique<Stall>(*cuda_);
-      left_ = trainer_->owned().size() + 2;
-    } else if (stall_ && --left_ == 0) {
+    } else if (calls_ == calls_of_a_step_) {
       EXPECT_EQ(cudaStreamQuery(cuda_->impl().stream), cudaErrorNotReady);
       static_cast<void>(cudaGetLastError());
       enqueued_ = true;
@@ -84,6 +85,10 @@ class AbortedUpdate : public testing::Test {
       armed_ = false;
       stall_->release();
     }
+  }
+  Result<StepDone> run_counted(uint64_t number) {
+    calls_ = 0;
+    return trainer_->run_step(*comm_, Step(number));
   }
 
   conf::JobConfig job_ = small_job(false);
@@ -93,7 +98,7 @@ class AbortedUpdate : public testing::Test {
   kernels::Cuda* cuda_ = nullptr;
   std::unique_ptr<Stall> stall_;
   bool armed_ = false, abort_then_ = false, enqueued_ = false;
-  size_t left_ = 0;
+  size_t calls_ = 0, calls_of_a_step_ = 0;
   std::unique_ptr<LaneTrainer<CudaBackend>> trainer_;
 };
 
@@ -102,7 +107,7 @@ TEST_F(AbortedUpdate, ThatTheDeviceHasNotReachedMakesNoVersion) {
   step(1);
   const std::vector<Payload> before = state(Version(2));
   armed_ = abort_then_ = true;
-  const auto aborted = trainer_->run_step(*comm_, Step(2));
+  const auto aborted = run_counted(2);
   EXPECT_TRUE(enqueued_);
   ASSERT_FALSE(aborted);
   EXPECT_EQ(aborted.error().code, ErrorCode::kCommAborted) << aborted.error().to_string();
@@ -123,7 +128,7 @@ TEST_F(AbortedUpdate, LeavesNoTraceInTheStepThatIsRunAgain) {
   step(0);
   first = step(1);
   armed_ = abort_then_ = true;
-  ASSERT_FALSE(trainer_->run_step(*comm_, Step(2)));
+  ASSERT_FALSE(run_counted(2));
   plan_.base = {Version(2), plan_.epoch};
   plan_.epoch.number = 2;
   open();
