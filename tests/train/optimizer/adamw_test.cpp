@@ -50,7 +50,7 @@ class AdamwTest : public ::testing::Test {
     group_ = layout.group(layout.attention(LayerIndex(0)));  // a norm, then matrices
     optimizer_.weight_decay = 0.3;
   }
-  void update(const AdamwStep& step, ElementRange range, const ShardView& now,
+  void run(const AdamwStep& step, ElementRange range, const ShardView& now,
               const float* gradient, const ShardView& next) {
     std::vector<kernels::AdamwRange<float>> ranges;
     append_ranges<float>(optimizer_, group_, range, now, gradient, next, nullptr, ranges);
@@ -72,7 +72,7 @@ TEST_F(AdamwTest, FollowsTheFormulaAndDecaysMatricesOnly) {
     const AdamwStep step{0.01 * static_cast<double>(update), 0.5, update};
     std::vector<float> gradient(n);
     for (float& g : gradient) g = normal(random);
-    update(step, {0, n}, now.view(), gradient.data(), next.view());
+    run(step, {0, n}, now.view(), gradient.data(), next.view());
     for (size_t i = 0; i < n; ++i) {
       const double g = 0.5 * static_cast<double>(gradient[i]);
       m[i] = optimizer_.beta1 * m[i] + (1 - optimizer_.beta1) * g;
@@ -102,10 +102,10 @@ TEST_F(AdamwTest, SlicesGiveBitForBitWhatTheWholeGroupGives) {
     gradient[i] = normal(random);
   }
   const AdamwStep step{0.01, 1, 1};
-  update(step, {0, n}, now.view(), gradient.data(), whole.view());
+  run(step, {0, n}, now.view(), gradient.data(), whole.view());
   for (size_t begin = 0; begin < n;) {
     const size_t count = std::min<size_t>(n - begin, 1 + random() % 40);
-    update(step, {begin, begin + count}, now.view(begin, count), gradient.data() + begin,
+    run(step, {begin, begin + count}, now.view(begin, count), gradient.data() + begin,
            sliced.view(begin, count));
     begin += count;
   }
