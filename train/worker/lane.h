@@ -69,7 +69,8 @@ class Lane {
   Pulse& pulse() { return pulse_; }
 
   // ---- any thread ----
-  // The abort word first, then whatever collective or connect is under way.
+  // The abort word first, then whatever collective or connect is under way. Payload between
+  // accelerators ends by the word itself (train/comm/nccl_payload.h).
   void abort() EXCLUDES(mutex_);
 
  private:
