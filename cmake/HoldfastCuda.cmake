@@ -1,7 +1,7 @@
 # The accelerator's side: nvcc, headers of CUTLASS and of cuDNN's front end, and the function that a
 # folder with *_cuda.cu files uses. CUDA's libraries are loaded at run time; only the runtime is linked,
 # statically.
-option(HOLDFAST_CUDA "Build the kernels for NVIDIA accelerators (needs nvcc 13 and cuDNN's headers)"
+option(HOLDFAST_CUDA "Build the kernels for NVIDIA accelerators (needs nvcc 13, headers of cuDNN and NCCL)"
        OFF)
 set(HOLDFAST_CUTLASS_ROOT "" CACHE PATH "CUTLASS 4.2: a folder with include/; fetched when empty")
 set(HOLDFAST_CUDNN_FRONTEND_ROOT "" CACHE PATH
@@ -35,6 +35,7 @@ if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 13)
 endif()
 find_package(CUDAToolkit 13 REQUIRED)
 find_path(HOLDFAST_CUDNN_INCLUDE cudnn.h HINTS ${CUDAToolkit_INCLUDE_DIRS} REQUIRED)
+find_path(HOLDFAST_NCCL_INCLUDE nccl.h HINTS ${CUDAToolkit_INCLUDE_DIRS} REQUIRED)
 
 # train/kernels/backends.h: what is compiled for each backend is compiled for this one, too.
 target_compile_definitions(holdfast_flags INTERFACE HOLDFAST_CUDA)

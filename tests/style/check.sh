@@ -35,6 +35,7 @@ only() {  # pattern, folder
 only '#include <rdma/' storage/fabric
 only '#include <rocksdb/' storage/catalog
 only '#include <gloo/|#include "gloo/' train/comm
+only '#include <nccl' train/comm
 only '#include <cblas' train/kernels
 
 # Pure folders: no clock, no thread, no files.

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <numeric>
 #include <span>
 
@@ -18,6 +19,8 @@ class PayloadExchange {
   // everything enqueued before, and what is enqueued afterwards finds recv filled.
   virtual Status all_to_all(const std::byte* send, std::span<const size_t> send_bytes,
                             std::byte* recv, std::span<const size_t> recv_bytes) = 0;
+  // To other lanes so far, not counting what went through a Communicator.
+  virtual uint64_t sent_bytes() const { return 0; }
 
   static size_t total(std::span<const size_t> counts) {
     return std::accumulate(counts.begin(), counts.end(), size_t{0});

@@ -1,24 +1,38 @@
 // Which payload exchange goes with which device.
 #pragma once
 
+#include <functional>
 #include <optional>
+#include <string>
+#include <utility>
 
 #include "train/comm/payload.h"
 #include "train/kernels/backends.h"
 #ifdef HOLDFAST_CUDA
+#include "train/comm/nccl_payload.h"
 #include "train/comm/staged_payload.h"
 #endif
 
 namespace holdfast::train {
 
+// Of one lane, over all its views:
+//   open(comm)    a view begins; all its lanes together. Errors of comm, kCommSetup.
+//   over(comm)    what to exchange payload with, in the open view
+//   abandon()     the view ends here: nothing on the device waits for other lanes any more
+//   close()       as abandon(), and the next view may come
+//   path()        how payload travels in the open view, in words for the log; empty: nothing to say
 template <class Device>
 class LanePayload;
 
 template <>
 class LanePayload<kernels::Cpu> {
  public:
-  explicit LanePayload(kernels::Cpu&) {}
+  LanePayload(kernels::Cpu&, std::function<void()>) {}
+  Status open(Communicator&) { return {}; }
   PayloadExchange& over(Communicator& comm) { return payload_.emplace(comm); }
+  void abandon() {}
+  void close() {}
+  std::string path() const { return {}; }
 
  private:
   std::optional<HostPayload> payload_;
@@ -26,9 +40,40 @@ class LanePayload<kernels::Cpu> {
 
 #ifdef HOLDFAST_CUDA
 template <>
-class LanePayload<kernels::Cuda> : public StagedPayload {
+class LanePayload<kernels::Cuda> {
  public:
-  using StagedPayload::StagedPayload;
+  // on_wait: see NcclOptions.
+  LanePayload(kernels::Cuda& cuda, std::function<void()> on_wait)
+      : cuda_(cuda), on_wait_(std::move(on_wait)), staged_(cuda) {}
+
+  Status open(Communicator& comm) {
+    close();
+    NcclOptions options;
+    options.on_wait = on_wait_;
+    ASSIGN_OR_RETURN(NcclConnection made, connect_nccl(cuda_, comm, std::move(options)));
+    nccl_ = std::move(made.payload);
+    path_ = std::move(made.path);
+    return {};
+  }
+  PayloadExchange& over(Communicator& comm) {
+    if (nccl_) return *nccl_;
+    return staged_.over(comm);
+  }
+  void abandon() {
+    if (nccl_) nccl_->abandon();
+  }
+  void close() {
+    nccl_.reset();
+    path_.clear();
+  }
+  const std::string& path() const { return path_; }
+
+ private:
+  kernels::Cuda& cuda_;
+  const std::function<void()> on_wait_;
+  StagedPayload staged_;
+  std::unique_ptr<NcclPayload> nccl_;
+  std::string path_;
 };
 #endif
 

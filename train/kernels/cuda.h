@@ -9,6 +9,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -30,6 +31,9 @@ class Cuda {
   void use();        // makes it the calling thread's current device
   Status check();    // the first error so far; does not wait
   Status finish();   // waits for everything enqueued, then as check()
+  // Asked by every finish() once all is done: its error is finish()'s. For who can end what the device
+  // waits for, a communicator; it is called on the thread that drives the device. {}: nobody is asked.
+  void on_finish(std::function<Status()> verdict);
 
   // Mapped host memory that update kernels read: not zero, and they change nothing any more.
   std::atomic<uint32_t>& abort_word();

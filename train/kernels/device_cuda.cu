@@ -154,8 +154,11 @@ Status Cuda::check() {
 Status Cuda::finish() {
   const cudaError_t error = cudaStreamSynchronize(impl_->stream);
   if (error != cudaSuccess) impl_->failed("an earlier operation", cudaGetErrorString(error));
-  return check();
+  RETURN_IF_ERROR(check());
+  return impl_->verdict ? impl_->verdict() : Status{};
 }
+
+void Cuda::on_finish(std::function<Status()> verdict) { impl_->verdict = std::move(verdict); }
 
 std::atomic<uint32_t>& Cuda::abort_word() { return *impl_->abort_word; }
 

@@ -8,6 +8,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -35,6 +36,7 @@ struct Cuda::Impl {
   int multiprocessors = 0;
   int capability = 0;  // 90 for 9.0
   std::string name;
+  std::function<Status()> verdict;  // of finish()
 
   // After a launch or an asynchronous call: remembers the first error, with the operation's name.
   void launched(const char* operation);

@@ -25,7 +25,7 @@ LaneTrainer<B>::LaneTrainer(std::unique_ptr<typename B::Device> device, const co
       abort_(abort),
       progress_(std::move(progress)),
       device_(std::move(device)),
-      payload_(*device_),
+      payload_(*device_, marker()),
       model_(*device_, job.model),
       store_(*device_, layout_),
       gradients_(*device_, job.reproducible),
@@ -35,6 +35,8 @@ LaneTrainer<B>::LaneTrainer(std::unique_ptr<typename B::Device> device, const co
 
 template <class B>
 LaneTrainer<B>::~LaneTrainer() {
+  payload_.close();
+  static_cast<void>(device_->finish());
   abort_.mirror(nullptr);
 }
 
@@ -58,6 +60,7 @@ template <class B>
 Status LaneTrainer<B>::open_view(const TrainerView& view) try {
   CHECK(view.owner_lane.size() == layout_.shard_count() && view.lane < view.coordinates.size());
   const auto lanes = static_cast<uint32_t>(view.coordinates.size());
+  payload_.close();  // only now: all lanes of the view before have ended it
   epoch_ = view.epoch;
   map_ = StageMap{&layout_,
                   place_static(job_.model.layers, job_.model.experts, lanes,
@@ -124,12 +127,27 @@ Status LaneTrainer<B>::compare_data(Communicator& comm) const {
 }
 
 template <class B>
-Status LaneTrainer<B>::materialize(Communicator& comm) try {
+template <class Outcome>
+Outcome LaneTrainer<B>::settled(Outcome outcome) {
+  if (outcome) return outcome;
+  payload_.abandon();
+  static_cast<void>(device_->finish());
+  return outcome;
+}
+
+template <class B>
+Status LaneTrainer<B>::materialize(Communicator& comm) {
+  return settled(begin_view(comm));
+}
+
+template <class B>
+Status LaneTrainer<B>::begin_view(Communicator& comm) try {
   CHECK(comm.size() == map_.lanes && comm.rank() == map_.lane);
   if (!store_.complete())
     return fail(ErrorCode::kRestoreImpossible,
                 fmt::format("not every owned shard is at {}", to_string(store_.current())));
   RETURN_IF_ERROR(compare_data(comm));
+  RETURN_IF_ERROR(payload_.open(comm));
   PayloadExchange& payload = payload_.over(comm);
   RETURN_IF_ERROR(make_weights(payload));
   return make_up_evaluation({comm, payload});
@@ -152,14 +170,17 @@ Status LaneTrainer<B>::make_weights(PayloadExchange& payload) {
 
 template <class B>
 void LaneTrainer<B>::at(Step step, uint32_t round, bool waiting) {
-  at_step_ = step;
-  at_round_ = round;
+  at_step_.store(step, std::memory_order_relaxed);
+  at_round_.store(round, std::memory_order_relaxed);
   progress_(step, round, waiting || kWaits);
 }
 
 template <class B>
 MarkFn LaneTrainer<B>::marker() const {
-  return [this] { progress_(at_step_, at_round_, kWaits); };
+  return [this] {
+    progress_(at_step_.load(std::memory_order_relaxed), at_round_.load(std::memory_order_relaxed),
+              kWaits);
+  };
 }
 
 // ---- a step ---------------------------------------------------------------------------------------
@@ -171,12 +192,19 @@ ModelContext LaneTrainer<B>::context(const Wires& wires) const {
 }
 
 template <class B>
-Result<StepDone> LaneTrainer<B>::run_step(Communicator& lane_comm, Step step) try {
+Result<StepDone> LaneTrainer<B>::run_step(Communicator& comm, Step step) {
   CHECK(materialized_ && store_.current().version == Version(step.value));
+  return settled(take_step(comm, step));
+}
+
+template <class B>
+Result<StepDone> LaneTrainer<B>::take_step(Communicator& lane_comm, Step step) try {
   const auto begun = std::chrono::steady_clock::now();
   CountingCommunicator comm(lane_comm);
   PayloadExchange& payload = payload_.over(comm);
   const Wires wires{comm, payload};
+  const uint64_t sent_before = payload.sent_bytes();
+  const auto sent = [&] { return comm.sent_bytes() + payload.sent_bytes() - sent_before; };
   StepDone done;
   done.epoch = epoch_;
   done.step = step;
@@ -191,13 +219,13 @@ Result<StepDone> LaneTrainer<B>::run_step(Communicator& lane_comm, Step step) tr
   RETURN_IF_ERROR(update(done));
 
   // The version exists now; what fails below does not take it back.
-  done.bytes_exchanged = comm.sent_bytes();
+  done.bytes_exchanged = sent();
   done.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count();
   finished_ = done;
   if (evaluation_is_due(Version(step.value + 1))) unevaluated_ = done;
   materialized_ = false;
   RETURN_IF_ERROR(make_weights(payload));
-  done.bytes_exchanged = comm.sent_bytes();
+  done.bytes_exchanged = sent();
   done.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count();
   if (evaluation_is_due(Version(step.value + 1))) {
     ASSIGN_OR_RETURN(done.held_out_loss, evaluate(wires));
@@ -329,67 +357,13 @@ Status LaneTrainer<B>::update(StepDone& done) {
     ranges.clear();
   }
   adamw(*device_, constants, ranges);
+  at(done.step, at_round_);  // enqueued; the device may take its time
   weights_made_ = makes_weights;
   RETURN_IF_ERROR(device_->finish());
   if (abort_.is_set()) return fail(ErrorCode::kCommAborted, "the view ended before the update");
   store_.commit_update({Version(done.step.value + 1), epoch_});
   fault_point("train.updated");
   return {};
-}
-
-// ---- evaluation -----------------------------------------------------------------------------------
-
-template <class B>
-bool LaneTrainer<B>::evaluation_is_due(Version version) const {
-  if (job_.evaluate_micro_batches == 0) return false;
-  return version.value == job_.steps ||
-         (job_.evaluate_every > 0 && version.value % job_.evaluate_every == 0);
-}
-
-// No step follows the job's last version, so its evaluation is made up for when a view begins there.
-// By all lanes: which of them had finished it is not known here.
-template <class B>
-Status LaneTrainer<B>::make_up_evaluation(const Wires& wires) {
-  const Version base = store_.current().version;
-  if (base.value != job_.steps || !evaluation_is_due(base)) return {};
-  ASSIGN_OR_RETURN(const double loss, evaluate(wires));
-  if (!unevaluated_) return {};
-  finished_ = std::exchange(unevaluated_, {});
-  finished_->epoch = epoch_;
-  finished_->lane = map_.lane;
-  finished_->held_out_loss = loss;
-  return {};
-}
-
-// Mean cross entropy over the held-out micro-batches, summed in their order on every lane.
-template <class B>
-Result<double> LaneTrainer<B>::evaluate(const Wires& wires) {
-  const uint32_t count = job_.evaluate_micro_batches;
-  const ModelContext context = this->context(wires);
-  const MarkedWeights<B> weights(weights_, marker());
-  std::vector<double> mine;
-  std::vector<size_t> sizes(map_.lanes);
-  for (uint32_t first = 0; first < count; first += map_.lanes) {
-    at(Step(store_.current().version.value), first);
-    std::optional<MicroBatch> batch;
-    if (first + map_.lane < count) {
-      ASSIGN_OR_RETURN(batch, batches_.held_out(first + map_.lane));
-    }
-    ASSIGN_OR_RETURN(const MicroBatchLoss loss,
-                     model_.evaluate(batch ? &*batch : nullptr, weights, context));
-    if (batch) mine.push_back(loss.cross_entropy);
-    for (uint32_t lane = 0; lane < map_.lanes; ++lane)
-      if (first + lane < count) sizes[lane] += sizeof(double);
-  }
-  std::vector<double> all(count);
-  RETURN_IF_ERROR(wires.comm.all_gather(std::as_bytes(std::span(mine)),
-                                        std::as_writable_bytes(std::span(all)), sizes));
-  std::vector<size_t> next(map_.lanes);
-  for (uint32_t lane = 1; lane < map_.lanes; ++lane)
-    next[lane] = next[lane - 1] + sizes[lane - 1] / sizeof(double);
-  double sum = 0;
-  for (uint32_t index = 0; index < count; ++index) sum += all[next[index % map_.lanes]++];
-  return sum / count;
 }
 
 template class LaneTrainer<CpuBackend<float>>;

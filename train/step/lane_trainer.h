@@ -1,6 +1,7 @@
 // The Trainer: joins model, shards and collectives to the step of section 5 of DESIGN.md.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <functional>
 #include <memory>
@@ -41,6 +42,7 @@ class LaneTrainer final : public Trainer {
   Status materialize(Communicator& comm) override;
   Result<StepDone> run_step(Communicator& comm, Step step) override;
   std::optional<StepDone> take_finished() override { return std::exchange(finished_, {}); }
+  std::string payload_path() const override { return payload_.path(); }
   StateVersion current() const override { return store_.current(); }
   std::span<const uint32_t> owned() const override { return store_.owned(); }
   size_t shard_bytes(uint32_t shard) const override;
@@ -58,6 +60,11 @@ class LaneTrainer final : public Trainer {
     Communicator& comm;
     PayloadExchange& payload;
   };
+  // After an error the device is idle, whatever it waited for.
+  template <class Outcome>
+  Outcome settled(Outcome outcome);
+  Status begin_view(Communicator& comm);
+  Result<StepDone> take_step(Communicator& comm, Step step);
   Status compare_data(Communicator& comm) const;
   Status make_weights(PayloadExchange& payload);
   Status run_rounds(const Wires& wires, Step step);
@@ -87,8 +94,8 @@ class LaneTrainer final : public Trainer {
   // The host only enqueues and then waits for an accelerator, the first time also for it to be set up:
   // that it stands still says nothing. A device that hangs is found by the steps that do not come.
   static constexpr bool kWaits = !B::kHostMemory;
-  Step at_step_;  // as progress was told last
-  uint32_t at_round_ = 0;
+  std::atomic<Step> at_step_;  // as progress was told last
+  std::atomic<uint32_t> at_round_ = 0;
 
   Epoch epoch_;
   StageMap map_;

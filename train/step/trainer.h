@@ -11,6 +11,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "base/ids.h"
@@ -57,7 +58,8 @@ struct TrainerView {
 };
 
 // Moves the worker's progress counter; called before every group of operations, from the thread that
-// works. waiting: it waits for another thread from now on, until the next call.
+// works, and while an accelerator waits for other lanes from any thread. waiting: it waits for another
+// thread from now on, until the next call.
 using ProgressFn = std::function<void(Step step, uint32_t round, bool waiting)>;
 
 // Where a trainer works.
@@ -97,6 +99,9 @@ class Trainer {
   // after it failed), to be reported once. After materialize at the job's last version: the row of its
   // last step once more, now with the held-out loss, where that evaluation had failed here.
   virtual std::optional<StepDone> take_finished() { return std::nullopt; }
+  // How tokens and gradients travel between the lanes of the view, in words for the log; known after
+  // materialize. Empty: through the communicator, as everything.
+  virtual std::string payload_path() const { return {}; }
 
   // Version held newest of the open view.
   virtual StateVersion current() const = 0;

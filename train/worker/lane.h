@@ -58,6 +58,7 @@ class Lane {
   Result<StepDone> run_step(Step step);
   // After run_step failed, and after start: see Trainer::take_finished.
   std::optional<StepDone> take_finished() { return trainer_->take_finished(); }
+  std::string payload_path() const { return trainer_->payload_path(); }
   Version version() const { return trainer_->current().version; }
 
   // Where captures of the open view go, and what protects a version from being overwritten.
@@ -68,7 +69,8 @@ class Lane {
   Pulse& pulse() { return pulse_; }
 
   // ---- any thread ----
-  // The abort word first, then whatever collective or connect is under way.
+  // The abort word first, then whatever collective or connect is under way. Payload between
+  // accelerators ends by the word itself (train/comm/nccl_payload.h).
   void abort() EXCLUDES(mutex_);
 
  private:

@@ -112,6 +112,7 @@ void WorkerCore::carry_out(const StartRunning& task) {
   if (started) {
     capturer_.set_version(lane_.version());
     evaluated = lane_.take_finished();
+    if (const std::string path = lane_.payload_path(); !path.empty()) on_note_(path);
   }
   auto held = lane_.held();
   MutexLock lock(mutex_);

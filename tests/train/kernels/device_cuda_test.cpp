@@ -54,6 +54,16 @@ TEST_F(DeviceCudaTest, StateGoesInFromAnyMemoryAndIsReadByAnotherThread) {
 
 TEST_F(DeviceCudaTest, TheAbortWordIsClearAtFirst) { EXPECT_EQ(cuda().abort_word().load(), 0U); }
 
+TEST_F(DeviceCudaTest, WhoIsAskedWhenAllIsDoneCanMakeFinishFail) {
+  cuda().on_finish([] { return fail(ErrorCode::kCommPeerLost, "rank 1 is gone"); });
+  const Status finished = cuda().finish();
+  ASSERT_FALSE(finished);
+  EXPECT_EQ(finished.error().code, ErrorCode::kCommPeerLost);
+  EXPECT_TRUE(cuda().check()) << "the device is well";
+  cuda().on_finish({});
+  EXPECT_TRUE(cuda().finish());
+}
+
 TEST_F(DeviceCudaTest, NothingIsAnAllowedAmount) {
   DeviceBuffer<float> none;
   copy(cuda(), none.data(), 0, none.data());

@@ -103,6 +103,7 @@ class HalfStepTrainer final : public Trainer {
     return fail(ErrorCode::kCommPeerLost, "while weights were made");
   }
   std::optional<StepDone> take_finished() override { return std::exchange(finished_, {}); }
+  std::string payload_path() const override { return "payload goes by pigeon"; }
   StateVersion current() const override { return current_; }
   std::span<const uint32_t> owned() const override { return owned_; }
   size_t shard_bytes(uint32_t) const override { return 4096; }
@@ -154,7 +155,10 @@ class WorkerCores : public ::testing::Test {
     ended_ = std::async(std::launch::async, [this, parts = std::move(parts)] {
       WorkerOptions options;
       options.link.socket = folder_ / "worker.sock";
-      WorkerCore core(options, parts, record_, [](const std::string&) {});
+      WorkerCore core(options, parts, record_, [this](const std::string& text) {
+        const MutexLock lock(notes_mutex_);
+        notes_ += text + '\n';
+      });
       return core.run();
     });
     daemon_->accept();
@@ -172,6 +176,8 @@ class WorkerCores : public ::testing::Test {
   InProcessHub hub_;
   std::unique_ptr<storage::Arena> arena_;
   std::optional<Daemon> daemon_;
+  Mutex notes_mutex_;
+  std::string notes_ GUARDED_BY(notes_mutex_);
   std::future<std::string> ended_;
 };
 
@@ -225,6 +231,9 @@ TEST_F(WorkerCores, AStepThatIsFinishedIsToldAlthoughWhatCameAfterItFailed) {
   }
   daemon_->say(Exit{"enough"});
   EXPECT_FALSE(daemon_->hear());
+  ended_.wait();
+  const MutexLock lock(notes_mutex_);
+  EXPECT_NE(notes_.find("payload goes by pigeon\n"), std::string::npos) << notes_;
 }
 
 }  // namespace
