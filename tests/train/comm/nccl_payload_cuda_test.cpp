@@ -233,32 +233,6 @@ TEST_F(TwoDevices, AnAbortEndsTheFirstExchangeToo) {
   on_ranks(ordinals_, [](const Rank& rank) { abort_while_waiting(rank, false); });
 }
 
-// A buffer that grows frees memory, which waits for the device: no wait that the host could poll.
-TEST_F(TwoDevices, AnAbortEndsAWaitInsideACallOfCuda) {
-  on_ranks(ordinals_, [](const Rank& rank) {
-    std::atomic<bool> armed = false;
-    NcclOptions options;
-    options.on_wait = [&] {
-      if (armed.exchange(false)) rank.cuda.abort_word() = 1;
-    };
-    const auto payload = connected(rank, options);
-    expect_exchange(rank, *payload, 1, 900);
-    meet(rank.comm);
-    if (rank.number == 0) {
-      DeviceBuffer<std::byte> some(1'000), more(1'000);
-      const std::vector<size_t> counts{0, 1'000};
-      ASSERT_TRUE(payload->all_to_all(some.data(), counts, more.data(), counts));
-      DeviceBuffer<std::byte> grows(1'000);
-      armed = true;
-      grows.resize(100'000'000);
-      const Status status = rank.cuda.finish();
-      ASSERT_FALSE(status);
-      EXPECT_EQ(status.error().code, ErrorCode::kCommAborted) << status.error().to_string();
-    }
-    meet(rank.comm);
-  });
-}
-
 // The reduction waits for the other lane, its sum and the update that uses it are enqueued behind
 // it; then the view ends.
 TEST_F(TwoDevices, AnAbortInTheMiddleOfAReduceLeavesTheNextVersionUntouched) {
