@@ -11,12 +11,13 @@ using storage::BlockInfo;
 using train::ShardBlock;
 
 CaptureKeeper::CaptureKeeper(NodeId self, storage::Arena& arena, WorkerPort& workers,
-                             ReplicaPort& replicas, ReportFn report)
+                             ReplicaPort& replicas, ReportFn report, const ArenaHolds* holds)
     : self_(std::move(self)),
       arena_(arena),
       workers_(workers),
       replicas_(replicas),
-      report_(std::move(report)) {
+      report_(std::move(report)),
+      holds_(holds) {
   for (const BlockInfo& block : arena_.scan())
     if (!block.header && block.writer == self_) inherited_.push_back(block);
 }
@@ -190,7 +191,7 @@ void CaptureKeeper::watermark(const NodeJob& job, const StateVersion& safe,
                               const std::vector<storage::ViewBase>& history) {
   watermark_ = {job.hash, safe, abandoned, history};
   for (const BlockInfo& block : storage::blocks_to_free(arena_.scan(), *watermark_))
-    (void)arena_.free(block);
+    if (holds_ == nullptr || !holds_->covers(*block.header)) (void)arena_.free(block);
 }
 
 void CaptureKeeper::forget_other_jobs(uint64_t keep_hash) {
