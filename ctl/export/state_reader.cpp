@@ -68,18 +68,23 @@ Status StateReader::read(const std::function<Status(std::span<const float>)>& ta
   return {};
 }
 
-// Master weights come first in a payload (docs/formats.md). Node that fails once is asked last.
+// Master weights come first in a payload (docs/formats.md). A holder that fails is asked last.
 Status StateReader::read_shard(ShardId shard,
                                const std::function<Status(std::span<const float>)>& take) {
   const uint64_t bytes = layout_.range(shard).size() * sizeof(float);
   if (bytes == 0) return {};
   std::vector<NodeId>& holders = holders_.at(shard);
+  std::stable_partition(holders.begin(), holders.end(),
+                        [&](const NodeId& node) { return !silent_.contains(node); });
   for (uint64_t offset = 0; offset < bytes;) {
     const uint64_t length = std::min(bytes - offset, api::kMaxShardRangeBytes);
     Result<std::vector<float>> values;
     for (size_t i = 0; i < holders.size(); ++i) {
       values = read_range(shard, holders.front(), offset, length);
       if (values) break;
+      const ErrorCode code = values.error().code;
+      if (code == ErrorCode::kPeerUnreachable || code == ErrorCode::kTimeout)
+        silent_.insert(holders.front());
       std::rotate(holders.begin(), holders.begin() + 1, holders.end());
     }
     if (!values) return fail(values.error());

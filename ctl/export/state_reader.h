@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <set>
 #include <span>
 #include <string>
 #include <vector>
@@ -45,6 +46,7 @@ class StateReader {
   const train::ParameterLayout& layout_;
   std::vector<NodeId> asked_;
   std::map<ShardId, std::vector<NodeId>> holders_;  // who is asked first comes first
+  std::set<NodeId> silent_;  // did not answer once: asked only for what nobody else holds
 };
 
 }  // namespace holdfast::ctl
