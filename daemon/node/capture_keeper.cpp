@@ -108,7 +108,9 @@ void CaptureKeeper::grant(uint32_t slot, const NodeJob& job, Version version, ui
     grant.blocks.push_back(*block);
     asked.push_back({shard, block->index.value});
   }
-  if (grant.blocks.empty()) {  // the base lies here already: only the holders may lack it
+  // The base lies here already: only the holders may lack it. A worker that owns no shard is asked
+  // like any other, and says when it has made the version.
+  if (grant.blocks.empty() && version == owner.base.version) {
     replicate(slot, job, owner.base, grant.existing, attempt);
     return;
   }
@@ -153,8 +155,8 @@ void CaptureKeeper::replicate(uint32_t slot, const NodeJob& job, const StateVers
                               std::vector<ShardBlock> blocks, uint64_t attempt) {
   const Owner& owner = owners_.at(slot);
   const Epoch epoch = owner.epoch;
-  if (owner.holders.empty()) {
-    report_(WorkerReplicated{self_, 0, slot, epoch, state, {}, attempt});
+  if (owner.holders.empty() || blocks.empty()) {  // nothing to bring to anybody
+    report_(WorkerReplicated{self_, 0, slot, epoch, state, owner.holders, attempt});
     return;
   }
   replicas_.replicate(epoch, job.hash, state, blocks, owner.holders,

@@ -200,6 +200,21 @@ TEST_F(CaptureKeeperTest, InheritedGrantsAreFreedUnlessTheyWerePublishedMeanwhil
   EXPECT_EQ(held(), std::multiset<StateVersion>{at(5)});
 }
 
+// With fewer slices than pipelines some lanes own nothing; the others' captures wait for their word.
+TEST_F(CaptureKeeperTest, AWorkerWithoutShardsSaysThatTheVersionIsMade) {
+  keeper_.set_owner(0, {kOne, at(0), {}, {NodeId("node-1")}});
+  keeper_.capture(job_, kOne, Version(5), 3);
+  EXPECT_EQ(count<WorkerReplicated>(), 0u) << "it may not have been made";
+  EXPECT_TRUE(workers_.last<train::Capture>().blocks.empty());
+  finish(5);
+  EXPECT_EQ(last<WorkerReplicated>().state, at(5));
+  EXPECT_EQ(last<WorkerReplicated>().attempt, 3u);
+  EXPECT_EQ(last<WorkerReplicated>().holders, std::vector{NodeId("node-1")});
+  keeper_.capture(job_, kOne, Version(0));
+  EXPECT_EQ(last<WorkerReplicated>().state, at(0)) << "the base";
+  EXPECT_TRUE(replicas_.replications.empty());
+}
+
 TEST_F(CaptureKeeperTest, AStateThatIsReadOutlivesTheWatermarkForAWhile) {
   ManualClock clock;
   ArenaHolds holds(clock);
