@@ -55,13 +55,17 @@ enum class ErrorCode : uint16_t {
   kNotCoordinator = 705,
   kBadMessage = 706,
   kRestoreImpossible = 707,
-  // 8xx: jobs
+  // 80x: jobs
   kJobExists = 801,
   kJobUnknown = 802,
   kJobState = 803,
   // 804 was too_few_workers, never produced
   kGradientOverflow = 805,
   kLossNotFinite = 806,
+  // 85x: accelerators
+  kDeviceMissing = 850,
+  kDeviceFailed = 851,
+  kDeviceMemory = 852,
   // 9xx: the machine, and us
   kFileIo = 901,
   kDiskFull = 902,

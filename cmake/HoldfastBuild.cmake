@@ -20,15 +20,18 @@ endif()
 
 add_library(holdfast_flags INTERFACE)
 target_include_directories(holdfast_flags INTERFACE "${CMAKE_SOURCE_DIR}")
-target_compile_options(holdfast_flags INTERFACE -Wall -Wextra -Wpedantic -Werror
-                       -fno-omit-frame-pointer)
+set(holdfast_cxx_flags -Wall -Wextra -Wpedantic -Werror -fno-omit-frame-pointer)
 # g++ at -O2 and with sanitizers takes Boost.JSON's result<T> for uninitialized; ASan and UBSan look
 # for the real thing.
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-  target_compile_options(holdfast_flags INTERFACE -Wno-maybe-uninitialized)
+  list(APPEND holdfast_cxx_flags -Wno-maybe-uninitialized)
 endif()
 # One arithmetic everywhere: results must not depend on whether the compiler fused a product and a sum.
-target_compile_options(holdfast_flags INTERFACE -ffp-contract=off)
+# Device code does fuse: it has one compiler.
+list(APPEND holdfast_cxx_flags -ffp-contract=off)
+target_compile_options(holdfast_flags INTERFACE
+  "$<$<COMPILE_LANGUAGE:CXX>:${holdfast_cxx_flags}>"
+  "$<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra,-fno-omit-frame-pointer,-ffp-contract=off>")
 if(HOLDFAST_SANITIZE)
   add_compile_options(-fsanitize=${HOLDFAST_SANITIZE} -fno-sanitize-recover=all)
   add_link_options(-fsanitize=${HOLDFAST_SANITIZE})

@@ -74,6 +74,38 @@ Status validate_optimizer(const OptimizerConfig& o) {
   return in_range("optimizer.clip", o.clip, 0.0, 1e9);
 }
 
+// Kernels of accelerators move rows 16 bytes at a time: 8 elements of bf16.
+Status validate_backend(const JobConfig& job) {
+  if (job.backend == "cpu") return {};
+  if (job.backend != "cuda")
+    return fail(ErrorCode::kConfigValue,
+                fmt::format("backend = \"{}\" must be \"cpu\" or \"cuda\"", job.backend));
+  if (job.reproducible)
+    return fail(ErrorCode::kConfigValue,
+                "reproducible = true needs backend = \"cpu\": fixed-point sums are not made on "
+                "accelerators");
+  const ModelConfig& m = job.model;
+  const std::pair<const char*, uint32_t> multiples[] = {
+      {"model.width / model.heads", m.width / m.heads},
+      {"model.expert_width", m.expert_width},
+      {"model.vocabulary", m.vocabulary}};
+  for (const auto& [key, value] : multiples)
+    if (value % 8 != 0)
+      return fail(ErrorCode::kModelShape,
+                  fmt::format("{} = {} must be a multiple of 8 with backend = \"cuda\"", key, value));
+  if (m.width / m.heads > 128)
+    return fail(ErrorCode::kModelShape,
+                fmt::format("model.width / model.heads = {} is more than 128, which attention takes "
+                            "with backend = \"cuda\"",
+                            m.width / m.heads));
+  if (m.experts > 256 || m.top_k > 16)
+    return fail(ErrorCode::kModelShape,
+                fmt::format("model.experts = {} and model.top_k = {}: at most 256 and 16 with "
+                            "backend = \"cuda\"",
+                            m.experts, m.top_k));
+  return {};
+}
+
 }  // namespace
 
 bool valid_name(std::string_view name) {
@@ -98,6 +130,7 @@ Status validate(const JobConfig& job) {
   RETURN_IF_ERROR(in_range("tolerate", job.tolerate, 0, 4096));
   RETURN_IF_ERROR(in_range("evaluate_micro_batches", job.evaluate_micro_batches, 1, 65536));
   RETURN_IF_ERROR(validate_optimizer(job.optimizer));
+  RETURN_IF_ERROR(validate_backend(job));
   if (job.data.path.empty())
     return fail(ErrorCode::kConfigMissing, "data.path is missing: give it in FILE or with --data");
   if (!(job.data.held_out_fraction > 0 && job.data.held_out_fraction <= 0.5))
@@ -136,6 +169,7 @@ Result<JobConfig> parse_job(const std::string& toml, const std::filesystem::path
   root.integer("slots_per_worker", job.slots_per_worker);
   root.integer("tolerate", job.tolerate);
   root.boolean("reproducible", job.reproducible);
+  root.text("backend", job.backend);
   root.integer("evaluate_every", job.evaluate_every);
   root.integer("evaluate_micro_batches", job.evaluate_micro_batches);
   read_model(root.table("model"), job.model);

@@ -59,6 +59,7 @@ struct JobConfig {
   uint32_t slots_per_worker = 0;      // k; 0 stands for ceil(E / D)
   uint32_t tolerate = 1;              // lost lanes that room is reserved for
   bool reproducible = false;
+  std::string backend = "cpu";  // what workers compute on: "cpu" or "cuda"
   uint64_t evaluate_every = 50;  // steps; 0: only at the end
   uint32_t evaluate_micro_batches = 8;
   ModelConfig model;
@@ -74,7 +75,7 @@ struct JobConfig {
 };
 BOOST_DESCRIBE_STRUCT(JobConfig, (),
                       (name, seed, steps, pipelines, micro_batches, micro_batch_sequences, shards,
-                       slots_per_worker, tolerate, reproducible, evaluate_every,
+                       slots_per_worker, tolerate, reproducible, backend, evaluate_every,
                        evaluate_micro_batches, model, data, optimizer, snapshot))
 
 // Job names stand in paths and URLs: 1 to 64 letters, digits, '-', '_' or '.', none in front.

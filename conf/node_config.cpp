@@ -138,6 +138,7 @@ Status validate(const NodeConfig& node) {
                            kMostArenaBytes));
   RETURN_IF_ERROR(in_range("fabric.timeout_ms", node.fabric.timeout_ms, 10, 600'000));
   RETURN_IF_ERROR(in_range("worker.slots", node.worker.slots, 1, 64));
+  RETURN_IF_ERROR(in_range("worker.first_device", node.worker.first_device, 0, 1023));
   RETURN_IF_ERROR(in_range("worker.start_timeout_ms", node.worker.start_timeout_ms, 100, 600'000));
   RETURN_IF_ERROR(in_range("worker.hang_timeout_ms", node.worker.hang_timeout_ms, 300, 3'600'000));
   RETURN_IF_ERROR(
@@ -185,6 +186,7 @@ Result<NodeConfig> parse_node(const std::string& toml, const std::filesystem::pa
 
   TomlTable worker = root.table("worker");
   worker.integer("slots", node.worker.slots);
+  worker.integer("first_device", node.worker.first_device);
   worker.text("program", node.worker.program);
   worker.text("address", node.worker.address);
   worker.integer("start_timeout_ms", node.worker.start_timeout_ms);

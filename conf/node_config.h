@@ -37,6 +37,7 @@ struct FabricConfig {
 
 struct WorkerConfig {
   uint32_t slots = 1;  // training processes on this node
+  uint32_t first_device = 0;  // slot s computes on accelerator (first_device + s) mod their number
   std::string program;  // empty: holdfast-worker beside holdfastd
   std::string address;  // for collectives; default: the host of `listen`
   uint32_t start_timeout_ms = 20'000;

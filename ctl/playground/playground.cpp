@@ -174,11 +174,11 @@ Status Playground::write_node_files() const {
         "log_level = \"{}\"\n\n[cluster]\nname = \"playground\"\nseed = \"{}\"\n"
         "daemon_grace_ms = {}\narena_wait_ms = {}\n\n[arena]\npath = \"{}\"\nsize = \"{}\"\n\n"
         "[fabric]\nprovider = \"tcp\"\naddress = \"127.0.0.1\"\n\n[worker]\naddress = "
-        "\"127.0.0.1\"\n",
+        "\"127.0.0.1\"\nfirst_device = {}\n",
         node.name, state_folder(node).string(), node.control_socket.string(), node.listen,
         options_.log_level, nodes_.front().listen, options_.daemon_grace_ms,
         options_.arena_wait_ms, (arena_folder() / (node.name + ".arena")).string(),
-        options_.arena_bytes);
+        options_.arena_bytes, &node - nodes_.data());
     if (!out.flush()) return fail(ErrorCode::kFileIo, "cannot write " + file.string());
   }
   return {};

@@ -254,7 +254,8 @@ void JobAgent::on_worker_up(uint32_t slot, const train::Hello& hello) {
   if (fresh) {
     settle(slot);  // a slot has one process: the one before has ended
     ports_.workers.send(slot, train::Welcome{job_->config, job_->submitted_in, options_.arena_path,
-                                             options_.worker_address});
+                                             options_.worker_address,
+                                             options_.first_device + slot});
     // It is ready for a view once it answers from the present epoch.
     ports_.workers.send(slot, train::Quiesce{memory_.epoch});
     return;

@@ -30,6 +30,7 @@ struct JobAgentOptions {
   uint32_t quiesce_timeout_ms = 1'500;  // half of the coordinator's, so that we answer before it does
   std::string arena_path;
   std::string worker_address;  // for collectives
+  uint32_t first_device = 0;   // accelerator of slot 0
 };
 
 // What a daemon must know again after a restart; kept in the node's catalog.

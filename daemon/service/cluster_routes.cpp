@@ -176,13 +176,15 @@ std::string ClusterRoutes::status() const {
   status.nodes_known = static_cast<uint32_t>(coordinator.nodes().size());
   for (const auto& [id, node] : coordinator.nodes())
     status.nodes_up += node.state == NodeState::kUp ? 1 : 0;
-  // The running job, or the one with the newest view.
+  // The running job, or the one that was last: a job may fail before it has a view.
+  const auto newest = [](const JobRecord& record) {
+    const Epoch seen = record.history.empty() ? record.submitted_in : record.history.back().epoch;
+    return std::pair(std::max(record.submitted_in, seen), record.submitted_in);
+  };
   const JobRecord* job = coordinator.active_job();
   if (job == nullptr) {
-    for (const auto& [name, record] : coordinator.jobs()) {
-      if (record.history.empty()) continue;
-      if (job == nullptr || job->history.back().epoch < record.history.back().epoch) job = &record;
-    }
+    for (const auto& [name, record] : coordinator.jobs())
+      if (job == nullptr || newest(*job) < newest(record)) job = &record;
   }
   if (job != nullptr) status.job = summary(*job);
   return to_json_text(status);

@@ -266,7 +266,8 @@ Status Node::Impl::open_peers() {
                                            [](const std::string& text) { log::warn("{}", text); });
   agent_ = std::make_unique<JobAgent>(
       JobAgentOptions{config_.name, config_.worker.slots, config_.cluster.quiesce_timeout_ms / 2,
-                      config_.arena.path.string(), config_.worker.address},
+                      config_.arena.path.string(), config_.worker.address,
+                      config_.worker.first_device},
       JobAgent::Ports{*arena_, *workers_, *replicas_, loop_,
                       [this](NodeEvent event) { link_->report(std::move(event)); },
                       [this](const AgentMemory& changed) { memory_->save(changed); }, &holds_},

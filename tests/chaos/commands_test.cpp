@@ -47,6 +47,9 @@ TEST_F(Commands, AJobWhoseDataIsNotThereFailsAndNamesTheFile) {
   EXPECT_THAT(ended.output, HasSubstr("HF-803 job_state: job tiny failed"));
   EXPECT_THAT(ended.output, HasSubstr("HF-201"));
   EXPECT_THAT(ended.output, HasSubstr(missing));
+  const auto now = cluster_.status();  // it never had a view
+  ASSERT_TRUE(now && now->job);
+  EXPECT_EQ(now->job->state, "failed");
 }
 
 TEST_F(Commands, AJobThatDivergesFailsAndNamesTheStep) {

@@ -48,7 +48,7 @@ class GoldenTest : public ::testing::TestWithParam<bool> {
     job->model.top_k = top_k;
     job->reproducible = GetParam();
     AbortWord abort;
-    auto trainer = Trainer::create(*job, abort, [](Step, uint32_t, bool) {});
+    auto trainer = Trainer::create(*job, {}, abort, [](Step, uint32_t, bool) {});
     ASSERT_TRUE(trainer) << trainer.error().to_string();
     const ParameterLayout layout(job->model, job->slices());
     ASSERT_TRUE((*trainer)->open_view(

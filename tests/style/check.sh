@@ -7,8 +7,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 breaches=0
 breach() { printf '%s\n' "$1"; breaches=$((breaches + 1)); }
 
-sources() { find base conf storage train daemon ctl -name '*.h' -o -name '*.cpp' | sort; }
-all_sources() { { sources; find tests bench -name '*.h' -o -name '*.cpp'; } | sort; }
+sources() { find base conf storage train daemon ctl -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | sort; }
+all_sources() { { sources; find tests bench -name '*.h' -o -name '*.cpp' -o -name '*.cu'; } | sort; }
 
 # Small rooms.
 while read -r file; do

@@ -4,34 +4,28 @@
 namespace holdfast::train::kernels {
 
 template <class T>
-double cross_entropy(RowShape shape, const int32_t* targets_N, T* probabilities_NV) {
-  double sum = 0;
+void cross_entropy(const Cpu&, RowShape shape, const int32_t* targets_N,
+                   std::optional<double> gradient_scale, T* logits_NV, T* losses_N, double* mean) {
+  *mean = 0;
+  if (shape.rows == 0) return;
+  const double rows = static_cast<double>(shape.rows);
+  const T per_row = static_cast<T>(gradient_scale.value_or(0) / rows);
   for (size_t n = 0; n < shape.rows; ++n) {
-    T* row = probabilities_NV + n * shape.width;
+    T* row = logits_NV + n * shape.width;
     const T target_logit = row[targets_N[n]];
     // From the logit, not from the probability, which may have become zero.
-    sum += static_cast<double>(softmax_row(shape.width, row) - target_logit);
-  }
-  return shape.rows == 0 ? 0 : sum / static_cast<double>(shape.rows);
-}
-
-template <class T>
-void cross_entropy_input_gradient(RowShape shape, const int32_t* targets_N, double scale,
-                                  T* probabilities_NV) {
-  if (shape.rows == 0) return;
-  const T per_row = static_cast<T>(scale / static_cast<double>(shape.rows));
-  for (size_t n = 0; n < shape.rows; ++n) {
-    T* row = probabilities_NV + n * shape.width;
+    losses_N[n] = softmax_row(shape.width, row) - target_logit;
+    *mean += static_cast<double>(losses_N[n]);
+    if (!gradient_scale) continue;
     row[targets_N[n]] -= T{1};
     for (size_t v = 0; v < shape.width; ++v) row[v] *= per_row;
   }
+  *mean /= rows;
 }
 
-#define INSTANTIATE(T)                                            \
-  template double cross_entropy<T>(RowShape, const int32_t*, T*); \
-  template void cross_entropy_input_gradient<T>(RowShape, const int32_t*, double, T*);
-INSTANTIATE(float)
-INSTANTIATE(double)
-#undef INSTANTIATE
+template void cross_entropy<float>(const Cpu&, RowShape, const int32_t*, std::optional<double>,
+                                   float*, float*, double*);
+template void cross_entropy<double>(const Cpu&, RowShape, const int32_t*, std::optional<double>,
+                                    double*, double*, double*);
 
 }  // namespace holdfast::train::kernels

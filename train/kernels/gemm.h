@@ -6,6 +6,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "train/kernels/ops.h"
+
 namespace holdfast::train::kernels {
 
 // Sets OpenBLAS to one thread, once for the process; cheap to call again, from any thread. Every
@@ -13,7 +15,6 @@ namespace holdfast::train::kernels {
 void use_one_blas_thread();
 
 enum class Op : uint8_t { kNone, kTranspose };
-enum class Into : uint8_t { kOverwrite, kAdd };
 
 template <class T>
 struct MatrixIn {
@@ -32,20 +33,21 @@ template <class T>
 void gemm(size_t m, size_t n, size_t k, T scale, MatrixIn<T> a, MatrixIn<T> b, Into into,
           MatrixOut<T> c);
 
-// A linear layer y_NO = x_NI w_OI^T: weights are [out, in], as everywhere in Holdfast.
-struct LinearShape {
-  size_t rows;  // N
-  size_t in;    // I
-  size_t out;   // O
-};
-
+// A linear layer y_NO = x_NI w_OI^T, plus `add` where that is not null (y itself is allowed).
 template <class T>
-void linear(LinearShape shape, const T* x_NI, const T* w_OI, Into into, T* y_NO);
-// dx_NI (+)= dy_NO w_OI
+void linear(const Cpu&, LinearShape shape, const T* x_NI, const T* w_OI, const T* add_NO,
+            T* y_NO);
 template <class T>
-void linear_input_gradient(LinearShape shape, const T* dy_NO, const T* w_OI, Into into, T* dx_NI);
-// dw_OI += dy_NO^T x_NI
+void linear(const Cpu& cpu, LinearShape shape, const T* x_NI, const T* w_OI, T* y_NO) {
+  linear<T>(cpu, shape, x_NI, w_OI, nullptr, y_NO);
+}
+// dx_NI = dy_NO w_OI, plus `add`.
 template <class T>
-void linear_weight_gradient(LinearShape shape, const T* dy_NO, const T* x_NI, T* dw_OI);
+void linear_input_gradient(const Cpu&, LinearShape shape, const T* dy_NO, const T* w_OI,
+                           const T* add_NI, T* dx_NI);
+// dw_OI (+)= dy_NO^T x_NI
+template <class T>
+void linear_weight_gradient(const Cpu&, LinearShape shape, const T* dy_NO, const T* x_NI,
+                            Into into, T* dw_OI);
 
 }  // namespace holdfast::train::kernels

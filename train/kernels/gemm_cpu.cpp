@@ -49,29 +49,47 @@ void gemm(size_t m, size_t n, size_t k, T scale, MatrixIn<T> a, MatrixIn<T> b, I
   product(m, n, k, scale, a, b, into == Into::kAdd ? T{1} : T{0}, c);
 }
 
+namespace {
+
+// The accumulator of a product that is added to `add`.
 template <class T>
-void linear(LinearShape shape, const T* x_NI, const T* w_OI, Into into, T* y_NO) {
+Into start_from(const T* add, size_t elements, T* y) {
+  if (add == nullptr) return Into::kOverwrite;
+  if (add != y) std::copy_n(add, elements, y);
+  return Into::kAdd;
+}
+
+}  // namespace
+
+template <class T>
+void linear(const Cpu&, LinearShape shape, const T* x_NI, const T* w_OI, const T* add_NO,
+            T* y_NO) {
+  const Into into = start_from(add_NO, shape.rows * shape.out, y_NO);
   gemm<T>(shape.rows, shape.out, shape.in, T{1}, {x_NI, shape.in}, {w_OI, shape.in, Op::kTranspose},
           into, {y_NO, shape.out});
 }
 
 template <class T>
-void linear_input_gradient(LinearShape shape, const T* dy_NO, const T* w_OI, Into into, T* dx_NI) {
+void linear_input_gradient(const Cpu&, LinearShape shape, const T* dy_NO, const T* w_OI,
+                           const T* add_NI, T* dx_NI) {
+  const Into into = start_from(add_NI, shape.rows * shape.in, dx_NI);
   gemm<T>(shape.rows, shape.in, shape.out, T{1}, {dy_NO, shape.out}, {w_OI, shape.in}, into,
           {dx_NI, shape.in});
 }
 
 template <class T>
-void linear_weight_gradient(LinearShape shape, const T* dy_NO, const T* x_NI, T* dw_OI) {
+void linear_weight_gradient(const Cpu&, LinearShape shape, const T* dy_NO, const T* x_NI,
+                            Into into, T* dw_OI) {
   gemm<T>(shape.out, shape.in, shape.rows, T{1}, {dy_NO, shape.out, Op::kTranspose},
-          {x_NI, shape.in}, Into::kAdd, {dw_OI, shape.in});
+          {x_NI, shape.in}, into, {dw_OI, shape.in});
 }
 
 #define INSTANTIATE(T)                                                                            \
   template void gemm<T>(size_t, size_t, size_t, T, MatrixIn<T>, MatrixIn<T>, Into, MatrixOut<T>); \
-  template void linear<T>(LinearShape, const T*, const T*, Into, T*);                             \
-  template void linear_input_gradient<T>(LinearShape, const T*, const T*, Into, T*);              \
-  template void linear_weight_gradient<T>(LinearShape, const T*, const T*, T*);
+  template void linear<T>(const Cpu&, LinearShape, const T*, const T*, const T*, T*);             \
+  template void linear_input_gradient<T>(const Cpu&, LinearShape, const T*, const T*, const T*,   \
+                                         T*);                                                     \
+  template void linear_weight_gradient<T>(const Cpu&, LinearShape, const T*, const T*, Into, T*);
 INSTANTIATE(float)
 INSTANTIATE(double)
 #undef INSTANTIATE

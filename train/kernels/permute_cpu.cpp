@@ -5,21 +5,37 @@
 
 namespace holdfast::train::kernels {
 
+void first_rows(const Cpu&, size_t experts, const uint32_t* counts_E, uint32_t* first_row) {
+  first_row[0] = 0;
+  for (size_t e = 0; e < experts; ++e) first_row[e + 1] = first_row[e] + counts_E[e];
+}
+
+void place_choices(const Cpu&, RouterShape shape, const uint32_t* choices_NK,
+                   const uint32_t* rank_NK, const uint32_t* first_row, uint32_t* row_of_choice_NK,
+                   uint32_t* token_of_row_R) {
+  for (size_t i = 0; i < shape.choices(); ++i) {
+    const uint32_t row = first_row[choices_NK[i]] + rank_NK[i];
+    row_of_choice_NK[i] = row;
+    token_of_row_R[row] = static_cast<uint32_t>(i / shape.top_k);
+  }
+}
+
 template <class T>
-void gather_rows(RowShape shape, const uint32_t* index_R, const T* in, T* out_RX) {
+void gather_rows(const Cpu&, RowShape shape, const uint32_t* index_R, const T* in, T* out_RX) {
   for (size_t r = 0; r < shape.rows; ++r)
     std::copy_n(in + index_R[r] * shape.width, shape.width, out_RX + r * shape.width);
 }
 
 template <class T>
-void scatter_rows(RowShape shape, const uint32_t* index_R, const T* in_RX, T* out) {
+void scatter_rows(const Cpu&, RowShape shape, const uint32_t* index_R, const T* in_RX, T* out) {
   for (size_t r = 0; r < shape.rows; ++r)
     std::copy_n(in_RX + r * shape.width, shape.width, out + index_R[r] * shape.width);
 }
 
 template <class T>
-void combine(CombineShape shape, const uint32_t* row_NK, const T* gates_NK, const T* rows_RD,
-             T* y_ND) {
+void combine(const Cpu&, CombineShape shape, const uint32_t* row_NK, const T* gates_NK,
+             const T* rows_RD, const T* x_ND, T* y_ND) {
+  std::copy_n(x_ND, shape.tokens * shape.width, y_ND);
   for (size_t choice = 0; choice < shape.tokens * shape.top_k; ++choice) {
     const T* row = rows_RD + row_NK[choice] * shape.width;
     const T gate = gates_NK[choice];
@@ -29,8 +45,9 @@ void combine(CombineShape shape, const uint32_t* row_NK, const T* gates_NK, cons
 }
 
 template <class T>
-void combine_input_gradient(CombineShape shape, const uint32_t* row_NK, const T* gates_NK,
-                            const T* rows_RD, const T* dy_ND, T* drows_RD, T* dgates_NK) {
+void combine_input_gradient(const Cpu&, CombineShape shape, const uint32_t* row_NK,
+                            const T* gates_NK, const T* rows_RD, const T* dy_ND, T* drows_RD,
+                            T* dgates_NK) {
   for (size_t choice = 0; choice < shape.tokens * shape.top_k; ++choice) {
     const T* dy = dy_ND + choice / shape.top_k * shape.width;
     const T gate = gates_NK[choice];
@@ -41,8 +58,8 @@ void combine_input_gradient(CombineShape shape, const uint32_t* row_NK, const T*
 }
 
 template <class T>
-void dispatch_input_gradient(CombineShape shape, const uint32_t* row_NK, const T* drows_RD,
-                             T* dx_ND) {
+void dispatch_input_gradient(const Cpu&, CombineShape shape, const uint32_t* row_NK,
+                             const T* drows_RD, T* dx_ND) {
   for (size_t n = 0; n < shape.tokens; ++n) {
     T* dx = dx_ND + n * shape.width;
     std::fill_n(dx, shape.width, T{});
@@ -53,13 +70,14 @@ void dispatch_input_gradient(CombineShape shape, const uint32_t* row_NK, const T
   }
 }
 
-#define INSTANTIATE(T)                                                                       \
-  template void gather_rows<T>(RowShape, const uint32_t*, const T*, T*);                     \
-  template void scatter_rows<T>(RowShape, const uint32_t*, const T*, T*);                    \
-  template void combine<T>(CombineShape, const uint32_t*, const T*, const T*, T*);           \
-  template void combine_input_gradient<T>(CombineShape, const uint32_t*, const T*, const T*, \
-                                          const T*, T*, T*);                                 \
-  template void dispatch_input_gradient<T>(CombineShape, const uint32_t*, const T*, T*);
+#define INSTANTIATE(T)                                                                           \
+  template void gather_rows<T>(const Cpu&, RowShape, const uint32_t*, const T*, T*);             \
+  template void scatter_rows<T>(const Cpu&, RowShape, const uint32_t*, const T*, T*);            \
+  template void combine<T>(const Cpu&, CombineShape, const uint32_t*, const T*, const T*,        \
+                           const T*, T*);                                                        \
+  template void combine_input_gradient<T>(const Cpu&, CombineShape, const uint32_t*, const T*,   \
+                                          const T*, const T*, T*, T*);                           \
+  template void dispatch_input_gradient<T>(const Cpu&, CombineShape, const uint32_t*, const T*, T*);
 INSTANTIATE(float)
 INSTANTIATE(double)
 #undef INSTANTIATE

@@ -6,8 +6,8 @@
 namespace holdfast::train::kernels {
 
 template <class T>
-void rms_norm(RowShape shape, const T* x_ND, const T* weight_D, double epsilon, T* inverse_rms_N,
-              T* y_ND) {
+void rms_norm(const Cpu&, RowShape shape, const T* x_ND, const T* weight_D, double epsilon,
+              T* inverse_rms_N, T* y_ND) {
   const size_t width = shape.width;
   for (size_t n = 0; n < shape.rows; ++n) {
     const T* x = x_ND + n * width;
@@ -20,8 +20,8 @@ void rms_norm(RowShape shape, const T* x_ND, const T* weight_D, double epsilon, 
 }
 
 template <class T>
-void rms_norm_input_gradient(RowShape shape, const T* dy_ND, const T* x_ND, const T* weight_D,
-                             const T* inverse_rms_N, T* dx_ND) {
+void rms_norm_input_gradient(const Cpu&, RowShape shape, const T* dy_ND, const T* x_ND,
+                             const T* weight_D, const T* inverse_rms_N, T* dx_ND) {
   const size_t width = shape.width;
   for (size_t n = 0; n < shape.rows; ++n) {
     const T* dy = dy_ND + n * width;
@@ -35,9 +35,10 @@ void rms_norm_input_gradient(RowShape shape, const T* dy_ND, const T* x_ND, cons
 }
 
 template <class T>
-void rms_norm_weight_gradient(RowShape shape, const T* dy_ND, const T* x_ND, const T* inverse_rms_N,
-                              T* dweight_D) {
+void rms_norm_weight_gradient(const Cpu&, RowShape shape, const T* dy_ND, const T* x_ND,
+                              const T* inverse_rms_N, Into into, T* dweight_D) {
   const size_t width = shape.width;
+  if (into == Into::kOverwrite) std::fill_n(dweight_D, width, T{});
   for (size_t n = 0; n < shape.rows; ++n) {
     const T* dy = dy_ND + n * width;
     const T* x = x_ND + n * width;
@@ -46,10 +47,12 @@ void rms_norm_weight_gradient(RowShape shape, const T* dy_ND, const T* x_ND, con
   }
 }
 
-#define INSTANTIATE(T)                                                                            \
-  template void rms_norm<T>(RowShape, const T*, const T*, double, T*, T*);                        \
-  template void rms_norm_input_gradient<T>(RowShape, const T*, const T*, const T*, const T*, T*); \
-  template void rms_norm_weight_gradient<T>(RowShape, const T*, const T*, const T*, T*);
+#define INSTANTIATE(T)                                                                           \
+  template void rms_norm<T>(const Cpu&, RowShape, const T*, const T*, double, T*, T*);           \
+  template void rms_norm_input_gradient<T>(const Cpu&, RowShape, const T*, const T*, const T*,   \
+                                           const T*, T*);                                        \
+  template void rms_norm_weight_gradient<T>(const Cpu&, RowShape, const T*, const T*, const T*,  \
+                                            Into, T*);
 INSTANTIATE(float)
 INSTANTIATE(double)
 #undef INSTANTIATE

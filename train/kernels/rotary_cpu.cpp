@@ -8,14 +8,15 @@ namespace {
 
 // direction +1 rotates by the position's angle, -1 back: the transpose of a rotation.
 template <class T>
-void rotate(RowShape shape, size_t context, const RotaryTable<T>& table, T direction, T* x_NHA) {
+void rotate(AttentionShape shape, const RotaryTable<T>& table, T direction, T* qkv_NPA) {
   const size_t half = table.half();
-  CHECK(context <= table.context() && shape.width % (2 * half) == 0);
-  for (size_t n = 0; n < shape.rows; ++n) {
-    const T* cosine = table.cosine(n % context);
-    const T* sine = table.sine(n % context);
-    T* const end = x_NHA + (n + 1) * shape.width;
-    for (T* low = x_NHA + n * shape.width; low != end; low += 2 * half) {
+  CHECK(shape.context <= table.context() && shape.head_width == 2 * half);
+  const size_t rotated = (shape.heads + shape.kv_heads) * shape.head_width;  // not the values
+  for (size_t n = 0; n < shape.tokens(); ++n) {
+    const T* cosine = table.cosine(n % shape.context);
+    const T* sine = table.sine(n % shape.context);
+    T* const begin = qkv_NPA + n * shape.packed_width();
+    for (T* low = begin; low != begin + rotated; low += 2 * half) {
       T* high = low + half;
       for (size_t a = 0; a < half; ++a) {
         const T x = low[a];
@@ -30,7 +31,7 @@ void rotate(RowShape shape, size_t context, const RotaryTable<T>& table, T direc
 }  // namespace
 
 template <class T>
-RotaryTable<T>::RotaryTable(size_t context, size_t head_width, double theta)
+RotaryTable<T>::RotaryTable(const Cpu&, size_t context, size_t head_width, double theta)
     : context_(context), half_(head_width / 2), cosine_(context * half_), sine_(context * half_) {
   CHECK(head_width % 2 == 0 && head_width > 0);
   for (size_t position = 0; position < context; ++position) {
@@ -44,19 +45,20 @@ RotaryTable<T>::RotaryTable(size_t context, size_t head_width, double theta)
 }
 
 template <class T>
-void rotary(RowShape shape, size_t context, const RotaryTable<T>& table, T* x_NHA) {
-  rotate(shape, context, table, T{1}, x_NHA);
+void rotary(const Cpu&, AttentionShape shape, const RotaryTable<T>& table, T* qkv_NPA) {
+  rotate(shape, table, T{1}, qkv_NPA);
 }
 
 template <class T>
-void rotary_input_gradient(RowShape shape, size_t context, const RotaryTable<T>& table, T* dx_NHA) {
-  rotate(shape, context, table, T{-1}, dx_NHA);
+void rotary_input_gradient(const Cpu&, AttentionShape shape, const RotaryTable<T>& table,
+                           T* dqkv_NPA) {
+  rotate(shape, table, T{-1}, dqkv_NPA);
 }
 
-#define INSTANTIATE(T)                                                  \
-  template class RotaryTable<T>;                                        \
-  template void rotary<T>(RowShape, size_t, const RotaryTable<T>&, T*); \
-  template void rotary_input_gradient<T>(RowShape, size_t, const RotaryTable<T>&, T*);
+#define INSTANTIATE(T)                                                             \
+  template class RotaryTable<T>;                                                   \
+  template void rotary<T>(const Cpu&, AttentionShape, const RotaryTable<T>&, T*);  \
+  template void rotary_input_gradient<T>(const Cpu&, AttentionShape, const RotaryTable<T>&, T*);
 INSTANTIATE(float)
 INSTANTIATE(double)
 #undef INSTANTIATE

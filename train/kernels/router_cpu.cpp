@@ -40,8 +40,8 @@ void add_gate_gradients(size_t top_k, const T* p_E, const uint32_t* choices_K, c
 }  // namespace
 
 template <class T>
-void route(RouterShape shape, T* probabilities_NE, T* logsumexp_N, uint32_t* choices_NK,
-           T* gates_NK) {
+void route(const Cpu&, RouterShape shape, T* probabilities_NE, T* logsumexp_N,
+           uint32_t* choices_NK, T* gates_NK) {
   CHECK(shape.top_k >= 1 && shape.top_k <= shape.experts);
   for (size_t n = 0; n < shape.tokens; ++n) {
     T* p = probabilities_NE + n * shape.experts;
@@ -59,32 +59,36 @@ void route(RouterShape shape, T* probabilities_NE, T* logsumexp_N, uint32_t* cho
   }
 }
 
+void count_choices(const Cpu&, RouterShape shape, const uint32_t* choices_NK, uint32_t* counts_E,
+                   uint32_t* rank_NK) {
+  std::fill_n(counts_E, shape.experts, 0U);
+  for (size_t i = 0; i < shape.choices(); ++i) rank_NK[i] = counts_E[choices_NK[i]]++;
+}
+
 template <class T>
-RouterLosses router_losses(RouterShape shape, const T* probabilities_NE, const T* logsumexp_N,
-                           std::span<const uint32_t> counts_E) {
-  CHECK(counts_E.size() == shape.experts);
-  RouterLosses losses;
-  if (shape.tokens == 0) return losses;
+void router_losses(const Cpu&, RouterShape shape, const T* probabilities_NE, const T* logsumexp_N,
+                   const uint32_t* counts_E, RouterLosses weights, double* losses) {
+  if (shape.tokens == 0) return;
+  RouterLosses sum;
   std::vector<double> probability_E(shape.experts);
   for (size_t n = 0; n < shape.tokens; ++n) {
     for (size_t e = 0; e < shape.experts; ++e)
       probability_E[e] += static_cast<double>(probabilities_NE[n * shape.experts + e]);
-    losses.z += static_cast<double>(logsumexp_N[n]) * static_cast<double>(logsumexp_N[n]);
+    sum.z += static_cast<double>(logsumexp_N[n]) * static_cast<double>(logsumexp_N[n]);
   }
   const double tokens = static_cast<double>(shape.tokens);
-  const double choices = tokens * static_cast<double>(shape.top_k);
+  const double choices = static_cast<double>(shape.choices());
   for (size_t e = 0; e < shape.experts; ++e)
-    losses.load_balance += counts_E[e] / choices * (probability_E[e] / tokens);
-  losses.load_balance *= static_cast<double>(shape.experts);
-  losses.z /= tokens;
-  return losses;
+    sum.load_balance += counts_E[e] / choices * (probability_E[e] / tokens);
+  losses[0] += weights.load_balance * (sum.load_balance * static_cast<double>(shape.experts));
+  losses[1] += weights.z * (sum.z / tokens);
 }
 
 template <class T>
-void router_input_gradient(RouterShape shape, const T* probabilities_NE, const T* logsumexp_N,
-                           const uint32_t* choices_NK, const T* gates_NK, const T* dgates_NK,
-                           std::span<const uint32_t> counts_E, RouterLosses scale, T* dlogits_NE) {
-  CHECK(counts_E.size() == shape.experts);
+void router_input_gradient(const Cpu&, RouterShape shape, const T* probabilities_NE,
+                           const T* logsumexp_N, const uint32_t* choices_NK, const T* gates_NK,
+                           const T* dgates_NK, const uint32_t* counts_E, RouterLosses scale,
+                           T* dlogits_NE) {
   if (shape.tokens == 0) return;
   const double tokens = static_cast<double>(shape.tokens);
   std::vector<T> dbalance_E(shape.experts);  // the same for every token
@@ -105,12 +109,12 @@ void router_input_gradient(RouterShape shape, const T* probabilities_NE, const T
   }
 }
 
-#define INSTANTIATE(T)                                                                     \
-  template void route<T>(RouterShape, T*, T*, uint32_t*, T*);                              \
-  template RouterLosses router_losses<T>(RouterShape, const T*, const T*,                  \
-                                         std::span<const uint32_t>);                       \
-  template void router_input_gradient<T>(RouterShape, const T*, const T*, const uint32_t*, \
-                                         const T*, const T*, std::span<const uint32_t>,    \
+#define INSTANTIATE(T)                                                                        \
+  template void route<T>(const Cpu&, RouterShape, T*, T*, uint32_t*, T*);                     \
+  template void router_losses<T>(const Cpu&, RouterShape, const T*, const T*, const uint32_t*, \
+                                 RouterLosses, double*);                                      \
+  template void router_input_gradient<T>(const Cpu&, RouterShape, const T*, const T*,         \
+                                         const uint32_t*, const T*, const T*, const uint32_t*, \
                                          RouterLosses, T*);
 INSTANTIATE(float)
 INSTANTIATE(double)

@@ -1,8 +1,9 @@
 // The attention half of a block: x + attention(norm(x)) wo^T. Dense: runs on the lane of the
-// micro-batch, without communication. Shapes as in train/kernels/ops.h.
+// micro-batch, without communication. Shapes as in train/kernels/shapes.h.
 #pragma once
 
-#include "train/kernels/ops.h"
+#include "train/kernels/shapes.h"
+#include "train/model/gradient_sink.h"
 #include "train/model/tensors.h"
 
 namespace holdfast::train {
@@ -10,32 +11,44 @@ namespace holdfast::train {
 struct AttentionSizes {
   kernels::AttentionShape shape;
   double norm_epsilon;
-  size_t tokens() const { return shape.sequences * shape.context; }
-  size_t width() const { return shape.heads * shape.head_width; }
-  size_t kv_width() const { return shape.kv_heads * shape.head_width; }
+  kernels::RowShape rows() const { return {shape.tokens(), shape.width()}; }
+  kernels::LinearShape qkv() const {
+    return {shape.tokens(), shape.width(), shape.packed_width()};
+  }
+  kernels::LinearShape out() const { return {shape.tokens(), shape.width(), shape.width()}; }
 };
 
-template <class T>
+template <class B>
 struct AttentionStash {
+  template <class E>
+  using Room = typename B::template Room<E>;
+  using V = typename B::Value;
+  using S = typename B::Stat;
   // F
-  Buffer<T> x_ND;  // the block's input, filled by the caller
-  Buffer<T> inverse_rms_N, normed_ND;
-  Buffer<T> q_NHA, k_NGA, v_NGA, probabilities_BHTT, heads_ND;
+  Room<V> x_ND;  // the block's input, filled by the caller
+  Room<S> inverse_rms_N;
+  Room<V> normed_ND, qkv_NPA, heads_NHA;
+  Room<S> kept;
   // I: the output gradient of every linear and of the norm
-  Buffer<T> dprojected_ND, dq_NHA, dk_NGA, dv_NGA, dnormed_ND;
+  Room<V> dprojected_ND, dqkv_NPA, dnormed_ND;
 };
 
-template <class T>
-void attention_forward(const AttentionSizes& sizes, const kernels::RotaryTable<T>& rotary,
-                       const AttentionTensors<const T*>& weights, AttentionStash<T>& stash,
-                       T* y_ND);
+template <class B>
+void attention_forward(typename B::Device& device, const AttentionSizes& sizes,
+                       const typename B::Rotary& rotary,
+                       const AttentionTensors<const typename B::Value*>& weights,
+                       AttentionStash<B>& stash, typename B::Value* y_ND);
 // residual_ND: in, the gradient of y; out, the gradient of x. `scratch` is for one [N, D].
-template <class T>
-void attention_input_gradient(const AttentionSizes& sizes, const kernels::RotaryTable<T>& rotary,
-                              const AttentionTensors<const T*>& weights, AttentionStash<T>& stash,
-                              Buffer<T>& scratch, T* residual_ND);
-template <class T>
-void attention_weight_gradient(const AttentionSizes& sizes, const AttentionStash<T>& stash,
-                               const AttentionTensors<T*>& gradients);
+template <class B>
+void attention_input_gradient(typename B::Device& device, const AttentionSizes& sizes,
+                              const typename B::Rotary& rotary,
+                              const AttentionTensors<const typename B::Value*>& weights,
+                              AttentionStash<B>& stash,
+                              typename B::template Room<typename B::Value>& scratch,
+                              typename B::Value* residual_ND);
+template <class B>
+void attention_weight_gradient(typename B::Device& device, const AttentionSizes& sizes,
+                               const AttentionStash<B>& stash, const GroupSpec& group,
+                               const GradientTarget<typename B::Gradient>& target);
 
 }  // namespace holdfast::train

@@ -65,8 +65,14 @@ void plan_source(std::span<const uint32_t> choices, uint32_t top_k, const Rows& 
   }
 }
 
-void plan_host(const std::vector<Rows>& rows, DispatchRule rule, DispatchPlan& plan) {
+void plan_host(const std::vector<Rows>& rows, const LayerPlacement& placement, DispatchRule rule,
+               DispatchPlan& plan) {
   const size_t experts = rows.front().front().size();
+  const std::vector<ExpertIndex> here = hosted_experts(placement, rule.lane);
+  const auto hosted = [&](uint32_t e) {
+    return static_cast<uint32_t>(std::lower_bound(here.begin(), here.end(), ExpertIndex(e)) -
+                                 here.begin());
+  };
   Rows begin(rows.size(), std::vector<size_t>(experts));  // [source][expert], in expert order
   size_t place = 0;
   for (uint32_t e = 0; e < experts; ++e) {
@@ -74,11 +80,11 @@ void plan_host(const std::vector<Rows>& rows, DispatchRule rule, DispatchPlan& p
     for (size_t source = 0; source < rows.size(); ++source) {
       const size_t count = rows[source][rule.lane][e];
       begin[source][e] = place;
-      if (rule.reproducible && count > 0) plan.products.push_back({ExpertIndex(e), place, count});
+      if (rule.reproducible && count > 0) plan.products.push_back({hosted(e), place, count});
       place += count;
     }
     if (!rule.reproducible && place > first)
-      plan.products.push_back({ExpertIndex(e), first, place - first});
+      plan.products.push_back({hosted(e), first, place - first});
   }
   plan.place_of_row.reserve(place);
   for (size_t source = 0; source < rows.size(); ++source) {
@@ -87,12 +93,6 @@ void plan_host(const std::vector<Rows>& rows, DispatchRule rule, DispatchPlan& p
       for (size_t i = 0; i < rows[source][rule.lane][e]; ++i)
         plan.place_of_row.push_back(static_cast<uint32_t>(begin[source][e] + i));
   }
-}
-
-std::vector<size_t> bytes_of(std::span<const size_t> rows, size_t row_bytes) {
-  std::vector<size_t> bytes(rows.begin(), rows.end());
-  for (size_t& count : bytes) count *= row_bytes;
-  return bytes;
 }
 
 }  // namespace
@@ -107,7 +107,7 @@ DispatchPlan plan_dispatch(std::span<const uint32_t> choices, uint32_t top_k,
       split_all(counts, counts.size() / lanes, placement, rule.reproducible);
   DispatchPlan plan;
   plan_source(choices, top_k, rows[rule.lane], plan);
-  plan_host(rows, rule, plan);
+  plan_host(rows, placement, rule, plan);
   return plan;
 }
 
@@ -118,21 +118,5 @@ Result<std::vector<uint32_t>> gather_counts(Communicator& comm, std::span<const 
       comm.all_gather(std::as_bytes(counts), std::as_writable_bytes(std::span(all)), bytes));
   return all;
 }
-
-template <class T>
-Status exchange_rows(Communicator& comm, size_t width, std::span<const size_t> send_rows,
-                     std::span<const T> send, std::span<const size_t> receive_rows,
-                     std::span<T> receive) {
-  return comm.all_to_all(std::as_bytes(send), bytes_of(send_rows, width * sizeof(T)),
-                         std::as_writable_bytes(receive),
-                         bytes_of(receive_rows, width * sizeof(T)));
-}
-
-template Status exchange_rows<float>(Communicator&, size_t, std::span<const size_t>,
-                                     std::span<const float>, std::span<const size_t>,
-                                     std::span<float>);
-template Status exchange_rows<double>(Communicator&, size_t, std::span<const size_t>,
-                                      std::span<const double>, std::span<const size_t>,
-                                      std::span<double>);
 
 }  // namespace holdfast::train

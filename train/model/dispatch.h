@@ -14,17 +14,10 @@
 #include "base/ids.h"
 #include "base/result.h"
 #include "train/comm/communicator.h"
+#include "train/kernels/experts.h"
 #include "train/placement/placement.h"
 
 namespace holdfast::train {
-
-// Rows [begin, begin + rows) in expert order, computed in one product.
-struct ExpertRows {
-  ExpertIndex expert;
-  size_t begin = 0;
-  size_t rows = 0;
-  bool operator==(const ExpertRows&) const = default;
-};
 
 struct DispatchPlan {
   // As the source: rows are sent by lane, then expert, then in the order of tokens.
@@ -34,7 +27,7 @@ struct DispatchPlan {
   // As the host: rows arrive by source lane, then expert, and are computed by expert, then lane.
   std::vector<size_t> received_rows;   // [lane]
   std::vector<uint32_t> place_of_row;  // [received]: where a received row lies in expert order
-  std::vector<ExpertRows> products;    // expert order; none is empty
+  std::vector<kernels::ExpertRows> products;  // expert order; none is empty
 
   size_t sent() const { return token_of_row.size(); }
   size_t received() const { return place_of_row.size(); }
@@ -55,11 +48,5 @@ DispatchPlan plan_dispatch(std::span<const uint32_t> choices, uint32_t top_k,
 
 // Every lane's counts [lane * E + e] from this lane's [E].
 Result<std::vector<uint32_t>> gather_counts(Communicator& comm, std::span<const uint32_t> counts);
-
-// Rows of `width` elements to the hosts (send_rows = plan.sent_rows) or back (the other way round).
-template <class T>
-Status exchange_rows(Communicator& comm, size_t width, std::span<const size_t> send_rows,
-                     std::span<const T> send, std::span<const size_t> receive_rows,
-                     std::span<T> receive);
 
 }  // namespace holdfast::train

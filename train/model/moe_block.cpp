@@ -1,154 +1,145 @@
 #include "train/model/moe_block.h"
 
-#include <algorithm>
-
-#include "train/kernels/gemm.h"
+#include "train/kernels/backends.h"
 
 namespace holdfast::train {
 namespace {
 
-using kernels::Into;
-using kernels::LinearShape;
-using kernels::RouterLosses;
-
-LinearShape router_linear(const MoeSizes& s) {
-  return {s.router.tokens, s.expert.width, s.router.experts};
-}
-
-// Rows of this lane's choices, in sent_RD, to the hosts; there into expert order.
-template <class T>
-Status to_hosts(const MoeLayer<T>& layer, const DispatchPlan& plan, size_t width,
-                MoeScratch<T>& scratch, T* ordered_RD) {
-  scratch.received_RD.resize(plan.received() * width);
-  RETURN_IF_ERROR(exchange_rows<T>(layer.comm, width, plan.sent_rows, scratch.sent_RD.span(),
-                                   plan.received_rows, scratch.received_RD.span()));
-  kernels::scatter_rows<T>({plan.received(), width}, plan.place_of_row.data(),
-                           scratch.received_RD.data(), ordered_RD);
-  return {};
-}
-
-// The way back: rows in expert order to the lanes they came from, a row per choice.
-template <class T>
-Status to_sources(const MoeLayer<T>& layer, const DispatchPlan& plan, size_t width,
-                  const T* ordered_RD, MoeScratch<T>& scratch, std::span<T> returned_RD) {
-  scratch.received_RD.resize(plan.received() * width);
-  kernels::gather_rows<T>({plan.received(), width}, plan.place_of_row.data(), ordered_RD,
-                          scratch.received_RD.data());
-  return exchange_rows<T>(layer.comm, width, plan.received_rows, scratch.received_RD.span(),
-                          plan.sent_rows, returned_RD);
-}
-
-// norm and router of this lane's micro-batch; counts_E tells what it chose.
-template <class T>
-RouterLosses choose_experts(const MoeSizes& sizes, const RouterTensors<const T*>& weights,
-                            MoeStash<T>& stash) {
-  const auto [n, experts, top_k] = sizes.router;
-  stash.inverse_rms_N.resize(n);
-  stash.normed_ND.resize(n * sizes.expert.width);
-  stash.probabilities_NE.resize(n * experts);
-  stash.logsumexp_N.resize(n);
-  stash.choices_NK.resize(n * top_k);
-  stash.gates_NK.resize(n * top_k);
-  kernels::rms_norm<T>(sizes.rows(), stash.x_ND.data(), weights.norm, sizes.norm_epsilon,
-                       stash.inverse_rms_N.data(), stash.normed_ND.data());
-  kernels::linear<T>(router_linear(sizes), stash.normed_ND.data(), weights.router, Into::kOverwrite,
-                     stash.probabilities_NE.data());
-  kernels::route<T>(sizes.router, stash.probabilities_NE.data(), stash.logsumexp_N.data(),
-                    stash.choices_NK.data(), stash.gates_NK.data());
-  stash.counts_E.assign(experts, 0);
-  for (const uint32_t expert : stash.choices_NK.span()) ++stash.counts_E[expert];
-  RouterLosses losses = kernels::router_losses<T>(sizes.router, stash.probabilities_NE.data(),
-                                                  stash.logsumexp_N.data(), stash.counts_E);
-  losses.load_balance *= sizes.loss_weights.load_balance;
-  losses.z *= sizes.loss_weights.z;
-  return losses;
+// norm and router of this lane's micro-batch.
+template <class B>
+void choose_experts(typename B::Device& device, const MoeSizes& sizes,
+                    const RouterTensors<const typename B::Value*>& weights, MoeReport report,
+                    MoeStash<B>& stash) {
+  const kernels::RouterShape shape = sizes.router;
+  stash.inverse_rms_N.resize(shape.tokens);
+  stash.normed_ND.resize(shape.tokens * sizes.expert.width);
+  stash.probabilities_NE.resize(shape.tokens * shape.experts);
+  stash.logsumexp_N.resize(shape.tokens);
+  stash.choices_NK.resize(shape.choices());
+  stash.rank_NK.resize(shape.choices());
+  stash.gates_NK.resize(shape.choices());
+  const typename B::Value* x = stash.x_ND.data();
+  rms_norm(device, sizes.rows(), x, weights.norm, sizes.norm_epsilon, stash.inverse_rms_N.data(),
+           stash.normed_ND.data());
+  linear(device, sizes.router_linear(), stash.normed_ND.data(), weights.router,
+         stash.probabilities_NE.data());
+  route(device, shape, stash.probabilities_NE.data(), stash.logsumexp_N.data(),
+        stash.choices_NK.data(), stash.gates_NK.data());
+  count_choices(device, shape, stash.choices_NK.data(), report.counts_E, stash.rank_NK.data());
+  router_losses(device, shape, stash.probabilities_NE.data(), stash.logsumexp_N.data(),
+                report.counts_E, sizes.loss_weights, report.losses);
 }
 
 }  // namespace
 
-template <class T>
-Result<RouterLosses> moe_forward(const MoeSizes& sizes, const MoeLayer<T>& layer,
-                                 MoeStash<T>& stash, MoeScratch<T>& scratch, T* y_ND) {
-  const size_t width = sizes.expert.width;
-  const RouterLosses losses = choose_experts(sizes, layer.router, stash);
-  ASSIGN_OR_RETURN(const std::vector<uint32_t> counts, gather_counts(layer.comm, stash.counts_E));
-  stash.plan = plan_dispatch(stash.choices_NK.span(), static_cast<uint32_t>(sizes.router.top_k),
-                             counts, layer.placement, {layer.comm.rank(), layer.reproducible});
-  const DispatchPlan& plan = stash.plan;
+template <class B>
+Status moe_forward(typename B::Device& device, const MoeSizes& sizes, const MoeLayer<B>& layer,
+                   MoeReport report, MoeStash<B>& stash, MoeScratch<B>& scratch,
+                   typename B::Value* y_ND) {
+  const auto [d, f] = sizes.expert;
+  Dispatched<B>& plan = stash.dispatched;
+  choose_experts(device, sizes, layer.router, report, stash);
+  RETURN_IF_ERROR(plan.plan(device, sizes.router,
+                            {stash.choices_NK.data(), stash.rank_NK.data(), report.counts_E},
+                            layer.route));
+  stash.x_RD.resize(plan.received() * d);
+  stash.gate_up_R2F.resize(plan.received() * 2 * f);
+  stash.hidden_RF.resize(plan.received() * f);
+  stash.returned_RD.resize(plan.sent() * d);
 
-  scratch.sent_RD.resize(plan.sent() * width);
-  kernels::gather_rows<T>({plan.sent(), width}, plan.token_of_row.data(), stash.normed_ND.data(),
-                          scratch.sent_RD.data());
-  stash.experts.x_RD.resize(plan.received() * width);
-  RETURN_IF_ERROR(to_hosts(layer, plan, width, scratch, stash.experts.x_RD.data()));
-
-  scratch.ordered_RD.resize(plan.received() * width);
-  experts_forward(sizes.expert, plan.products, layer.group, layer.weights, stash.experts,
-                  scratch.ordered_RD.data());
-
-  stash.returned_RD.resize(plan.sent() * width);
-  RETURN_IF_ERROR(to_sources<T>(layer, plan, width, scratch.ordered_RD.data(), scratch,
-                                stash.returned_RD.span()));
-  std::copy_n(stash.x_ND.data(), sizes.router.tokens * width, y_ND);
-  kernels::combine<T>(sizes.combine(), plan.row_of_choice.data(), stash.gates_NK.data(),
-                      stash.returned_RD.data(), y_ND);
-  return losses;
+  auto& leaving = plan.stays() ? stash.x_RD : scratch.sent_RD;
+  leaving.resize(plan.sent() * d);
+  gather_rows(device, {plan.sent(), d}, plan.token_of_row(), stash.normed_ND.data(),
+              leaving.data());
+  if (!plan.stays())
+    RETURN_IF_ERROR(plan.to_hosts(device, layer.route.payload, d, scratch.sent_RD.data(),
+                                  scratch.travel_RD, stash.x_RD.data()));
+  auto& arrived = plan.stays() ? stash.returned_RD : scratch.ordered_RD;
+  arrived.resize(plan.received() * d);
+  experts(device, sizes.expert, plan.rows(), layer.experts, stash.x_RD.data(),
+          stash.gate_up_R2F.data(), stash.hidden_RF.data(), arrived.data());
+  if (!plan.stays())
+    RETURN_IF_ERROR(plan.to_sources(device, layer.route.payload, d, scratch.ordered_RD.data(),
+                                    scratch.travel_RD, stash.returned_RD.data()));
+  combine(device, sizes.combine(), plan.row_of_choice(), stash.gates_NK.data(),
+          stash.returned_RD.data(), stash.x_ND.data(), y_ND);
+  return device.check();
 }
 
-template <class T>
-Status moe_input_gradient(const MoeSizes& sizes, const MoeLayer<T>& layer, MoeStash<T>& stash,
-                          MoeScratch<T>& scratch, T* residual_ND) {
-  const size_t width = sizes.expert.width;
-  const size_t n = sizes.router.tokens;
-  const DispatchPlan& plan = stash.plan;
-  scratch.sent_RD.resize(plan.sent() * width);
-  scratch.dgates_NK.resize(n * sizes.router.top_k);
-  kernels::combine_input_gradient<T>(sizes.combine(), plan.row_of_choice.data(),
-                                     stash.gates_NK.data(), stash.returned_RD.data(), residual_ND,
-                                     scratch.sent_RD.data(), scratch.dgates_NK.data());
-  stash.experts.dy_RD.resize(plan.received() * width);
-  RETURN_IF_ERROR(to_hosts(layer, plan, width, scratch, stash.experts.dy_RD.data()));
-
-  scratch.ordered_RD.resize(plan.received() * width);
-  experts_input_gradient(sizes.expert, plan.products, layer.group, layer.weights, stash.experts,
-                         scratch.hidden_RF, scratch.ordered_RD.data());
-
-  // sent_RD takes the gradients of the rows that were sent.
-  RETURN_IF_ERROR(to_sources<T>(layer, plan, width, scratch.ordered_RD.data(), scratch,
-                                scratch.sent_RD.span()));
-  stash.dnormed_ND.resize(n * width);
-  stash.dlogits_NE.resize(n * sizes.router.experts);
-  kernels::dispatch_input_gradient<T>(sizes.combine(), plan.row_of_choice.data(),
-                                      scratch.sent_RD.data(), stash.dnormed_ND.data());
-  kernels::router_input_gradient<T>(sizes.router, stash.probabilities_NE.data(),
-                                    stash.logsumexp_N.data(), stash.choices_NK.data(),
-                                    stash.gates_NK.data(), scratch.dgates_NK.data(), stash.counts_E,
-                                    sizes.loss_weights, stash.dlogits_NE.data());
-  kernels::linear_input_gradient<T>(router_linear(sizes), stash.dlogits_NE.data(),
-                                    layer.router.router, Into::kAdd, stash.dnormed_ND.data());
-  kernels::rms_norm_input_gradient<T>(sizes.rows(), stash.dnormed_ND.data(), stash.x_ND.data(),
-                                      layer.router.norm, stash.inverse_rms_N.data(), residual_ND);
-  return {};
+template <class B>
+Status moe_input_gradient(typename B::Device& device, const MoeSizes& sizes,
+                          const MoeLayer<B>& layer, const uint32_t* counts_E, MoeStash<B>& stash,
+                          MoeScratch<B>& scratch, typename B::Value* residual_ND) {
+  const auto [d, f] = sizes.expert;
+  const kernels::RouterShape router = sizes.router;
+  const Dispatched<B>& plan = stash.dispatched;
+  stash.dy_RD.resize(plan.received() * d);
+  auto& leaving = plan.stays() ? stash.dy_RD : scratch.sent_RD;
+  leaving.resize(plan.sent() * d);
+  scratch.dgates_NK.resize(router.choices());
+  combine_input_gradient(device, sizes.combine(), plan.row_of_choice(), stash.gates_NK.data(),
+                         stash.returned_RD.data(), residual_ND, leaving.data(),
+                         scratch.dgates_NK.data());
+  if (!plan.stays())
+    RETURN_IF_ERROR(plan.to_hosts(device, layer.route.payload, d, scratch.sent_RD.data(),
+                                  scratch.travel_RD, stash.dy_RD.data()));
+  scratch.ordered_RD.resize(plan.received() * d);
+  scratch.dhidden_RF.resize(plan.received() * f);
+  experts_input_gradient(device, sizes.expert, plan.rows(), layer.experts, stash.dy_RD.data(),
+                         stash.gate_up_R2F.data(), scratch.dhidden_RF.data(),
+                         scratch.ordered_RD.data());
+  const auto* drows_RD = scratch.ordered_RD.data();
+  if (!plan.stays()) {
+    RETURN_IF_ERROR(plan.to_sources(device, layer.route.payload, d, scratch.ordered_RD.data(),
+                                    scratch.travel_RD, scratch.sent_RD.data()));
+    drows_RD = scratch.sent_RD.data();
+  }
+  stash.dnormed_ND.resize(router.tokens * d);
+  stash.dlogits_NE.resize(router.tokens * router.experts);
+  dispatch_input_gradient(device, sizes.combine(), plan.row_of_choice(), drows_RD,
+                          stash.dnormed_ND.data());
+  router_input_gradient(device, router, stash.probabilities_NE.data(), stash.logsumexp_N.data(),
+                        stash.choices_NK.data(), stash.gates_NK.data(), scratch.dgates_NK.data(),
+                        counts_E, sizes.loss_weights, stash.dlogits_NE.data());
+  const typename B::Value* dnormed = stash.dnormed_ND.data();
+  linear_input_gradient(device, sizes.router_linear(), stash.dlogits_NE.data(),
+                        layer.router.router, dnormed, stash.dnormed_ND.data());
+  rms_norm_input_gradient(device, sizes.rows(), dnormed, stash.x_ND.data(), layer.router.norm,
+                          stash.inverse_rms_N.data(), residual_ND);
+  return device.check();
 }
 
-template <class T>
-void router_weight_gradient(const MoeSizes& sizes, const MoeStash<T>& stash,
-                            const RouterTensors<T*>& gradients) {
-  kernels::rms_norm_weight_gradient<T>(sizes.rows(), stash.dnormed_ND.data(), stash.x_ND.data(),
-                                       stash.inverse_rms_N.data(), gradients.norm);
-  kernels::linear_weight_gradient<T>(router_linear(sizes), stash.dlogits_NE.data(),
-                                     stash.normed_ND.data(), gradients.router);
+template <class B>
+void router_weight_gradient(typename B::Device& device, const MoeSizes& sizes,
+                            const MoeStash<B>& stash, const GroupSpec& group,
+                            const GradientTarget<typename B::Gradient>& target) {
+  const auto gradients = router_tensors(group, target.at);
+  rms_norm_weight_gradient(device, sizes.rows(), stash.dnormed_ND.data(), stash.x_ND.data(),
+                           stash.inverse_rms_N.data(), target.into, gradients.norm);
+  linear_weight_gradient(device, sizes.router_linear(), stash.dlogits_NE.data(),
+                         stash.normed_ND.data(), target.into, gradients.router);
 }
 
-#define INSTANTIATE(T)                                                                            \
-  template Result<RouterLosses> moe_forward<T>(const MoeSizes&, const MoeLayer<T>&, MoeStash<T>&, \
-                                               MoeScratch<T>&, T*);                               \
-  template Status moe_input_gradient<T>(const MoeSizes&, const MoeLayer<T>&, MoeStash<T>&,        \
-                                        MoeScratch<T>&, T*);                                      \
-  template void router_weight_gradient<T>(const MoeSizes&, const MoeStash<T>&,                    \
-                                          const RouterTensors<T*>&);
-INSTANTIATE(float)
-INSTANTIATE(double)
+template <class B>
+Status moe_expert_weight_gradient(typename B::Device& device, const MoeSizes& sizes,
+                                  const MoeStash<B>& stash,
+                                  typename B::ExpertGradients gradients) {
+  return experts_weight_gradient(device, sizes.expert, stash.dispatched.rows(),
+                                 stash.x_RD.data(), stash.gate_up_R2F.data(), stash.dy_RD.data(),
+                                 stash.hidden_RF.data(), gradients);
+}
+
+#define INSTANTIATE(B)                                                                            \
+  template Status moe_forward<B>(B::Device&, const MoeSizes&, const MoeLayer<B>&, MoeReport,      \
+                                 MoeStash<B>&, MoeScratch<B>&, B::Value*);                        \
+  template Status moe_input_gradient<B>(B::Device&, const MoeSizes&, const MoeLayer<B>&,          \
+                                        const uint32_t*, MoeStash<B>&, MoeScratch<B>&,            \
+                                        B::Value*);                                               \
+  template void router_weight_gradient<B>(B::Device&, const MoeSizes&, const MoeStash<B>&,        \
+                                          const GroupSpec&, const GradientTarget<B::Gradient>&);  \
+  template Status moe_expert_weight_gradient<B>(B::Device&, const MoeSizes&, const MoeStash<B>&,  \
+                                                B::ExpertGradients);
+HOLDFAST_FOR_EACH_BACKEND(INSTANTIATE)
 #undef INSTANTIATE
 
 }  // namespace holdfast::train

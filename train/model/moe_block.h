@@ -1,66 +1,88 @@
 // The mixture-of-experts half of a block: x + sum_k gate_k expert_k(norm(x)). F and I talk to the
 // group: every lane calls them together, a lane without a micro-batch with zero tokens. Shapes as
-// in train/kernels/ops.h.
+// in train/kernels/shapes.h.
 #pragma once
 
-#include "train/kernels/ops.h"
-#include "train/model/experts.h"
+#include "train/model/dispatched.h"
+#include "train/model/gradient_sink.h"
+#include "train/model/tensors.h"
 
 namespace holdfast::train {
 
 struct MoeSizes {
-  kernels::RouterShape router;  // tokens, experts, top_k
-  ExpertSizes expert;
+  kernels::RouterShape router;
+  kernels::ExpertShape expert;
   double norm_epsilon;
   // Of the two losses: their weights in F, weights times the loss scale in I.
   kernels::RouterLosses loss_weights;
   kernels::RowShape rows() const { return {router.tokens, expert.width}; }
+  kernels::LinearShape router_linear() const {
+    return {router.tokens, expert.width, router.experts};
+  }
   kernels::CombineShape combine() const { return {router.tokens, router.top_k, expert.width}; }
 };
 
-template <class T>
+template <class B>
 struct MoeStash {
+  template <class E>
+  using Room = typename B::template Room<E>;
+  using V = typename B::Value;
+  using S = typename B::Stat;
   // F, at the source
-  Buffer<T> x_ND;  // the block's input, filled by the caller
-  Buffer<T> inverse_rms_N, normed_ND;
-  Buffer<T> probabilities_NE, logsumexp_N, gates_NK;
-  Buffer<uint32_t> choices_NK;
-  std::vector<uint32_t> counts_E;
-  DispatchPlan plan;
-  Buffer<T> returned_RD;  // the experts' outputs, a row per choice
-  // F and I, on the host
-  ExpertStash<T> experts;
+  Room<V> x_ND;  // the block's input, filled by the caller
+  Room<S> inverse_rms_N;
+  Room<V> normed_ND;
+  Room<S> probabilities_NE, logsumexp_N, gates_NK;
+  Room<uint32_t> choices_NK, rank_NK;
+  Dispatched<B> dispatched;
+  Room<V> returned_RD;  // the experts' outputs, a row per choice
+  // On the host of the experts, rows in expert order
+  Room<V> x_RD, gate_up_R2F, hidden_RF;  // F; I makes gradients of gate_up
+  Room<V> dy_RD;                         // I
   // I, at the source
-  Buffer<T> dlogits_NE, dnormed_ND;
+  Room<V> dlogits_NE, dnormed_ND;
 };
 
 // Room that only lives within one call; one per model.
-template <class T>
+template <class B>
 struct MoeScratch {
-  Buffer<T> sent_RD, received_RD, ordered_RD, hidden_RF, dgates_NK;
+  template <class E>
+  using Room = typename B::template Room<E>;
+  Room<typename B::Value> sent_RD, travel_RD, ordered_RD, dhidden_RF;
+  Room<typename B::Stat> dgates_NK;
 };
 
 // What a block needs from outside for one layer.
-template <class T>
+template <class B>
 struct MoeLayer {
-  RouterTensors<const T*> router;
-  const Weights<T>& weights;  // of the experts
-  ExpertGroup group;
-  const LayerPlacement& placement;
-  Communicator& comm;
-  bool reproducible;
+  RouterTensors<const typename B::Value*> router;
+  kernels::ExpertTensors<const typename B::Value*> experts;  // hosted here
+  DispatchRoute route;
 };
 
-// Returns the two losses, weighted. Errors: the communicator's.
-template <class T>
-Result<kernels::RouterLosses> moe_forward(const MoeSizes& sizes, const MoeLayer<T>& layer,
-                                          MoeStash<T>& stash, MoeScratch<T>& scratch, T* y_ND);
-// residual_ND: in, the gradient of y; out, the gradient of x.
-template <class T>
-Status moe_input_gradient(const MoeSizes& sizes, const MoeLayer<T>& layer, MoeStash<T>& stash,
-                          MoeScratch<T>& scratch, T* residual_ND);
-template <class T>
-void router_weight_gradient(const MoeSizes& sizes, const MoeStash<T>& stash,
-                            const RouterTensors<T*>& gradients);
+// What F tells of one layer, where the backend computes.
+struct MoeReport {
+  double* losses;      // += load balance and z, weighted
+  uint32_t* counts_E;  // choices of each expert
+};
+
+// Errors: the communicator's, the device's.
+template <class B>
+Status moe_forward(typename B::Device& device, const MoeSizes& sizes, const MoeLayer<B>& layer,
+                   MoeReport report, MoeStash<B>& stash, MoeScratch<B>& scratch,
+                   typename B::Value* y_ND);
+// residual_ND: in, the gradient of y; out, the gradient of x. counts_E as F reported them.
+template <class B>
+Status moe_input_gradient(typename B::Device& device, const MoeSizes& sizes,
+                          const MoeLayer<B>& layer, const uint32_t* counts_E, MoeStash<B>& stash,
+                          MoeScratch<B>& scratch, typename B::Value* residual_ND);
+template <class B>
+void router_weight_gradient(typename B::Device& device, const MoeSizes& sizes,
+                            const MoeStash<B>& stash, const GroupSpec& group,
+                            const GradientTarget<typename B::Gradient>& target);
+template <class B>
+Status moe_expert_weight_gradient(typename B::Device& device, const MoeSizes& sizes,
+                                  const MoeStash<B>& stash,
+                                  typename B::ExpertGradients gradients);
 
 }  // namespace holdfast::train

@@ -1,21 +1,28 @@
 #include "train/model/moe_model.h"
 
+#include <optional>
+
 #include "base/check.h"
-#include "train/kernels/gemm.h"
+#include "train/kernels/backends.h"
 #include "train/model/stash_impl.h"
 
 namespace holdfast::train {
-template <class T>
-struct MoeModel<T>::Impl {
-  explicit Impl(const conf::ModelConfig& model)
-      : config(model),
+
+template <class B>
+struct MoeModel<B>::Impl {
+  using V = typename B::Value;
+  using Device = typename B::Device;
+
+  Impl(Device& on, const conf::ModelConfig& model)
+      : device(on),
+        config(model),
         layout(model, 1),
-        rotary(model.context, model.width / model.heads, model.rope_theta) {
+        rotary(on, model.context, model.width / model.heads, model.rope_theta) {
     kernels::use_one_blas_thread();
   }
 
-  AttentionSizes attention_sizes(const MicroBatch& batch) const {
-    return {{batch.sequences, batch.context, config.heads, config.kv_heads,
+  AttentionSizes attention_sizes(const StashImpl<B>& stash) const {
+    return {{stash.sequences, stash.context, config.heads, config.kv_heads,
              config.width / config.heads},
             config.norm_epsilon};
   }
@@ -26,35 +33,30 @@ struct MoeModel<T>::Impl {
             {config.load_balance_weight * loss_scale, config.z_loss_weight * loss_scale}};
   }
   kernels::RowShape rows(size_t tokens) const { return {tokens, config.width}; }
-  kernels::RowShape vocabulary_rows(size_t tokens) const { return {tokens, config.vocabulary}; }
   kernels::LinearShape output(size_t tokens) const {
     return {tokens, config.width, config.vocabulary};
   }
-  ExpertGroup expert_groups(LayerIndex layer) const {
-    return [this, layer](ExpertIndex e) -> const GroupSpec& {
-      return layout.group(layout.expert(layer, e));
-    };
+  uint32_t* counts(StashImpl<B>& stash, size_t layer) const {
+    return stash.room->counts_LE.data() + layer * config.experts;
   }
 
-  AttentionTensors<const T*> attention(LayerIndex layer, const Weights<T>& weights) const {
+  AttentionTensors<const V*> attention(LayerIndex layer, const Weights<B>& weights) const {
     const GroupSpec& group = layout.group(layout.attention(layer));
     return attention_tensors(group, weights.group(group.index));
   }
-  HeadTensors<const T*> head(const Weights<T>& weights) const {
+  HeadTensors<const V*> head(const Weights<B>& weights) const {
     return head_tensors(layout.group(layout.head()), weights.group(layout.head()));
   }
-  MoeLayer<T> moe(LayerIndex layer, const Weights<T>& weights, const ModelContext& context) const {
+  MoeLayer<B> moe(LayerIndex layer, const Weights<B>& weights, const ModelContext& context) const {
     const GroupSpec& group = layout.group(layout.router(layer));
     return {router_tensors(group, weights.group(group.index)),
-            weights,
-            expert_groups(layer),
-            context.placement.layers[layer.value],
-            context.comm,
-            context.reproducible};
+            weights.experts(layer),
+            {context.comm, context.payload, context.placement.layers[layer.value],
+             context.reproducible}};
   }
 
   // The input of a block, or of the head after the last one: where the layer before writes to.
-  Buffer<T>& input_of(StashRoom<T>& room, size_t layer) const {
+  typename B::template Room<V>& input_of(StashRoom<B>& room, size_t layer) const {
     return layer < room.blocks.size() ? room.blocks[layer].attention.x_ND : room.head.x_ND;
   }
 
@@ -66,208 +68,236 @@ struct MoeModel<T>::Impl {
             context.comm.size());
   }
 
-  Result<std::unique_ptr<StashImpl<T>>> forward(const MicroBatch* batch, const Weights<T>& weights,
-                                                const ModelContext& context);
-  void embed(StashImpl<T>& stash, const Weights<T>& weights) const;
-  Status forward_block(StashImpl<T>& stash, LayerIndex layer, const Weights<T>& weights,
+  // `gradient_scale`: the loss's gradient is wanted, too.
+  Result<std::unique_ptr<StashImpl<B>>> forward(const MicroBatch* batch, const Weights<B>& weights,
+                                                const ModelContext& context,
+                                                std::optional<double> gradient_scale);
+  void take(const MicroBatch& batch, StashImpl<B>& stash) const;
+  void embed(StashImpl<B>& stash, const Weights<B>& weights) const;
+  Status forward_block(StashImpl<B>& stash, LayerIndex layer, const Weights<B>& weights,
                        const ModelContext& context);
-  void forward_head(StashImpl<T>& stash, const Weights<T>& weights) const;
-  void head_input_gradient(StashImpl<T>& stash, const Weights<T>& weights, double loss_scale);
-  Status block_input_gradient(StashImpl<T>& stash, LayerIndex layer, const Weights<T>& weights,
+  void forward_head(StashImpl<B>& stash, const Weights<B>& weights,
+                    std::optional<double> gradient_scale) const;
+  void head_input_gradient(StashImpl<B>& stash, const Weights<B>& weights);
+  Status block_input_gradient(StashImpl<B>& stash, LayerIndex layer, const Weights<B>& weights,
                               const ModelContext& context);
-  Status dense_weight_gradient(const StashImpl<T>& stash, GradientSink<T>& gradients) const;
+  Status dense_weight_gradient(const StashImpl<B>& stash, GradientSink<B>& gradients) const;
 
+  Device& device;
   const conf::ModelConfig config;
   const ParameterLayout layout;
-  const kernels::RotaryTable<T> rotary;
-  const std::shared_ptr<RoomPool<T>> pool = std::make_shared<RoomPool<T>>();
-  MoeScratch<T> scratch;
-  Buffer<T> residual_ND;  // the gradient that travels back through the blocks
-  Buffer<T> dheads_ND;
+  const typename B::Rotary rotary;
+  const std::shared_ptr<RoomPool<B>> pool = std::make_shared<RoomPool<B>>();
+  MoeScratch<B> scratch;
+  typename B::template Room<V> residual_ND;  // the gradient that travels back through the blocks
+  typename B::template Room<V> dheads_ND;
 };
 
-template <class T>
-void MoeModel<T>::Impl::embed(StashImpl<T>& stash, const Weights<T>& weights) const {
-  for (const int32_t token : stash.batch.tokens)
-    CHECK(token >= 0 && static_cast<uint32_t>(token) < config.vocabulary, "token {}", token);
-  for (const int32_t target : stash.batch.targets)
-    CHECK(target >= 0 && static_cast<uint32_t>(target) < config.vocabulary, "target {}", target);
-  Buffer<T>& x = input_of(*stash.room, 0);
+// The micro-batch, checked, to where the backend computes.
+template <class B>
+void MoeModel<B>::Impl::take(const MicroBatch& batch, StashImpl<B>& stash) const {
+  const size_t n = batch.tokens.size();
+  CHECK(n == size_t{batch.sequences} * batch.context && n == batch.targets.size() &&
+            batch.context <= config.context,
+        "{} sequences of {}: {} tokens, {} targets", batch.sequences, batch.context, n,
+        batch.targets.size());
+  stash.sequences = batch.sequences;
+  stash.context = batch.context;
+  StashRoom<B>& room = *stash.room;
+  room.host_tokens_2N.resize(2 * n);
+  room.tokens_N.resize(n);
+  room.targets_N.resize(n);
+  int32_t* host = room.host_tokens_2N.data();
+  for (const std::vector<int32_t>* from : {&batch.tokens, &batch.targets})
+    for (const int32_t token : *from) {
+      CHECK(token >= 0 && static_cast<uint32_t>(token) < config.vocabulary, "token {}", token);
+      *host++ = token;
+    }
+  upload(device, room.host_tokens_2N.data(), n, room.tokens_N.data());
+  upload(device, room.host_tokens_2N.data() + n, n, room.targets_N.data());
+}
+
+template <class B>
+void MoeModel<B>::Impl::embed(StashImpl<B>& stash, const Weights<B>& weights) const {
+  auto& x = input_of(*stash.room, 0);
   x.resize(stash.tokens() * config.width);
-  kernels::embedding<T>(rows(stash.tokens()), stash.batch.tokens.data(),
-                        weights.group(layout.embedding()), x.data());
+  embedding(device, rows(stash.tokens()), stash.room->tokens_N.data(),
+            weights.group(layout.embedding()), x.data());
 }
 
-template <class T>
-Status MoeModel<T>::Impl::forward_block(StashImpl<T>& stash, LayerIndex layer,
-                                        const Weights<T>& weights, const ModelContext& context) {
+template <class B>
+Status MoeModel<B>::Impl::forward_block(StashImpl<B>& stash, LayerIndex layer,
+                                        const Weights<B>& weights, const ModelContext& context) {
   const size_t elements = stash.tokens() * config.width;
-  BlockStash<T>& block = stash.room->blocks[layer.value];
+  BlockStash<B>& block = stash.room->blocks[layer.value];
   block.moe.x_ND.resize(elements);
-  attention_forward(attention_sizes(stash.batch), rotary, attention(layer, weights),
-                    block.attention, block.moe.x_ND.data());
-  Buffer<T>& y = input_of(*stash.room, layer.value + 1);
+  attention_forward<B>(device, attention_sizes(stash), rotary, attention(layer, weights),
+                       block.attention, block.moe.x_ND.data());
+  auto& y = input_of(*stash.room, layer.value + 1);
   y.resize(elements);
-  ASSIGN_OR_RETURN(const kernels::RouterLosses losses,
-                   moe_forward(moe_sizes(stash.tokens(), 1.0), moe(layer, weights, context),
-                               block.moe, scratch, y.data()));
-  stash.losses.load_balance += losses.load_balance;
-  stash.losses.z_loss += losses.z;
-  stash.losses.popularity.insert(stash.losses.popularity.end(), block.moe.counts_E.begin(),
-                                 block.moe.counts_E.end());
-  return {};
+  return moe_forward<B>(device, moe_sizes(stash.tokens(), 1.0), moe(layer, weights, context),
+                        {stash.room->losses.data() + 1, counts(stash, layer.value)}, block.moe,
+                        scratch, y.data());
 }
 
-template <class T>
-void MoeModel<T>::Impl::forward_head(StashImpl<T>& stash, const Weights<T>& weights) const {
+template <class B>
+void MoeModel<B>::Impl::forward_head(StashImpl<B>& stash, const Weights<B>& weights,
+                                     std::optional<double> gradient_scale) const {
   const size_t n = stash.tokens();
-  HeadStash<T>& s = stash.room->head;
+  HeadStash<B>& s = stash.room->head;
   s.inverse_rms_N.resize(n);
+  s.losses_N.resize(n);
   s.normed_ND.resize(n * config.width);
-  s.probabilities_NV.resize(n * config.vocabulary);
-  const HeadTensors<const T*> w = head(weights);
-  kernels::rms_norm<T>(rows(n), s.x_ND.data(), w.norm, config.norm_epsilon, s.inverse_rms_N.data(),
-                       s.normed_ND.data());
-  kernels::linear<T>(output(n), s.normed_ND.data(), w.output, kernels::Into::kOverwrite,
-                     s.probabilities_NV.data());
-  stash.losses.cross_entropy = kernels::cross_entropy<T>(
-      vocabulary_rows(n), stash.batch.targets.data(), s.probabilities_NV.data());
+  s.logits_NV.resize(n * config.vocabulary);
+  const HeadTensors<const V*> w = head(weights);
+  const V* x = s.x_ND.data();
+  rms_norm(device, rows(n), x, w.norm, config.norm_epsilon, s.inverse_rms_N.data(),
+           s.normed_ND.data());
+  linear(device, output(n), s.normed_ND.data(), w.output, s.logits_NV.data());
+  cross_entropy(device, {n, config.vocabulary}, stash.room->targets_N.data(), gradient_scale,
+                s.logits_NV.data(), s.losses_N.data(), stash.room->losses.data());
 }
 
-template <class T>
-Result<std::unique_ptr<StashImpl<T>>> MoeModel<T>::Impl::forward(const MicroBatch* batch,
-                                                                 const Weights<T>& weights,
-                                                                 const ModelContext& context) {
+template <class B>
+Result<std::unique_ptr<StashImpl<B>>> MoeModel<B>::Impl::forward(
+    const MicroBatch* batch, const Weights<B>& weights, const ModelContext& context,
+    std::optional<double> gradient_scale) {
   check_context(context);
-  auto stash = std::make_unique<StashImpl<T>>(pool, config.layers);
-  if (batch != nullptr) stash->batch = *batch;
-  const size_t tokens = stash->tokens();
-  CHECK(tokens == size_t{stash->batch.sequences} * stash->batch.context &&
-            tokens == stash->batch.targets.size() && stash->batch.context <= config.context,
-        "{} sequences of {}: {} tokens, {} targets", stash->batch.sequences, stash->batch.context,
-        tokens, stash->batch.targets.size());
+  auto stash = std::make_unique<StashImpl<B>>(pool, config.layers);
+  StashRoom<B>& room = *stash->room;
+  room.losses.resize(3);
+  room.host_losses.resize(3);
+  room.counts_LE.resize(size_t{config.layers} * config.experts);
+  room.host_counts_LE.resize(room.counts_LE.size());
+  zero(device, room.losses.data(), room.losses.size());
+  if (batch != nullptr) take(*batch, *stash);
   embed(*stash, weights);
   for (uint32_t layer = 0; layer < config.layers; ++layer)
     RETURN_IF_ERROR(forward_block(*stash, LayerIndex(layer), weights, context));
-  forward_head(*stash, weights);
+  forward_head(*stash, weights, gradient_scale);
+  download(device, room.losses.data(), room.losses.size(), room.host_losses.data());
+  download(device, room.counts_LE.data(), room.counts_LE.size(), room.host_counts_LE.data());
+  RETURN_IF_ERROR(device.check());
   return stash;
 }
 
-template <class T>
-void MoeModel<T>::Impl::head_input_gradient(StashImpl<T>& stash, const Weights<T>& weights,
-                                            double loss_scale) {
+template <class B>
+void MoeModel<B>::Impl::head_input_gradient(StashImpl<B>& stash, const Weights<B>& weights) {
   const size_t n = stash.tokens();
-  HeadStash<T>& s = stash.room->head;
+  HeadStash<B>& s = stash.room->head;
   s.dnormed_ND.resize(n * config.width);
   residual_ND.resize(n * config.width);
-  residual_ND.zero();
-  const HeadTensors<const T*> w = head(weights);
-  kernels::cross_entropy_input_gradient<T>(vocabulary_rows(n), stash.batch.targets.data(),
-                                           loss_scale, s.probabilities_NV.data());
-  kernels::linear_input_gradient<T>(output(n), s.probabilities_NV.data(), w.output,
-                                    kernels::Into::kOverwrite, s.dnormed_ND.data());
-  kernels::rms_norm_input_gradient<T>(rows(n), s.dnormed_ND.data(), s.x_ND.data(), w.norm,
-                                      s.inverse_rms_N.data(), residual_ND.data());
+  zero(device, residual_ND.data(), residual_ND.size());
+  const HeadTensors<const V*> w = head(weights);
+  const V* const nothing = nullptr;
+  linear_input_gradient(device, output(n), s.logits_NV.data(), w.output, nothing,
+                        s.dnormed_ND.data());
+  rms_norm_input_gradient(device, rows(n), s.dnormed_ND.data(), s.x_ND.data(), w.norm,
+                          s.inverse_rms_N.data(), residual_ND.data());
 }
 
-template <class T>
-Status MoeModel<T>::Impl::block_input_gradient(StashImpl<T>& stash, LayerIndex layer,
-                                               const Weights<T>& weights,
+template <class B>
+Status MoeModel<B>::Impl::block_input_gradient(StashImpl<B>& stash, LayerIndex layer,
+                                               const Weights<B>& weights,
                                                const ModelContext& context) {
-  BlockStash<T>& block = stash.room->blocks[layer.value];
-  RETURN_IF_ERROR(moe_input_gradient(moe_sizes(stash.tokens(), context.loss_scale),
-                                     moe(layer, weights, context), block.moe, scratch,
-                                     residual_ND.data()));
-  attention_input_gradient(attention_sizes(stash.batch), rotary, attention(layer, weights),
-                           block.attention, dheads_ND, residual_ND.data());
-  return {};
+  BlockStash<B>& block = stash.room->blocks[layer.value];
+  RETURN_IF_ERROR(moe_input_gradient<B>(device, moe_sizes(stash.tokens(), context.loss_scale),
+                                        moe(layer, weights, context), counts(stash, layer.value),
+                                        block.moe, scratch, residual_ND.data()));
+  attention_input_gradient<B>(device, attention_sizes(stash), rotary, attention(layer, weights),
+                              block.attention, dheads_ND, residual_ND.data());
+  return device.check();
 }
 
-template <class T>
-Status MoeModel<T>::Impl::dense_weight_gradient(const StashImpl<T>& stash,
-                                                GradientSink<T>& gradients) const {
+template <class B>
+Status MoeModel<B>::Impl::dense_weight_gradient(const StashImpl<B>& stash,
+                                                GradientSink<B>& gradients) const {
   const size_t n = stash.tokens();
-  const HeadStash<T>& s = stash.room->head;
-  const auto dhead = head_tensors(layout.group(layout.head()), gradients.begin(layout.head()));
-  kernels::rms_norm_weight_gradient<T>(rows(n), s.dnormed_ND.data(), s.x_ND.data(),
-                                       s.inverse_rms_N.data(), dhead.norm);
-  kernels::linear_weight_gradient<T>(output(n), s.probabilities_NV.data(), s.normed_ND.data(),
-                                     dhead.output);
+  const HeadStash<B>& s = stash.room->head;
+  const auto head = gradients.begin(layout.head());
+  const auto dhead = head_tensors(layout.group(layout.head()), head.at);
+  rms_norm_weight_gradient(device, rows(n), s.dnormed_ND.data(), s.x_ND.data(),
+                           s.inverse_rms_N.data(), head.into, dhead.norm);
+  linear_weight_gradient(device, output(n), s.logits_NV.data(), s.normed_ND.data(), head.into,
+                         dhead.output);
   RETURN_IF_ERROR(gradients.commit(layout.head()));
   for (uint32_t i = config.layers; i-- > 0;) {
-    const BlockStash<T>& block = stash.room->blocks[i];
+    const BlockStash<B>& block = stash.room->blocks[i];
     const GroupIndex router = layout.router(LayerIndex(i));
-    router_weight_gradient(moe_sizes(n, 1.0), block.moe,
-                           router_tensors(layout.group(router), gradients.begin(router)));
+    router_weight_gradient<B>(device, moe_sizes(n, 1.0), block.moe, layout.group(router),
+                              gradients.begin(router));
     RETURN_IF_ERROR(gradients.commit(router));
     const GroupIndex attention = layout.attention(LayerIndex(i));
-    attention_weight_gradient(
-        attention_sizes(stash.batch), block.attention,
-        attention_tensors(layout.group(attention), gradients.begin(attention)));
+    attention_weight_gradient<B>(device, attention_sizes(stash), block.attention,
+                                 layout.group(attention), gradients.begin(attention));
     RETURN_IF_ERROR(gradients.commit(attention));
   }
-  kernels::embedding_weight_gradient<T>(rows(n), stash.batch.tokens.data(),
-                                        stash.room->dembedded_ND.data(),
-                                        gradients.begin(layout.embedding()));
-  return gradients.commit(layout.embedding());
+  const auto table = gradients.begin(layout.embedding());
+  embedding_weight_gradient(device, rows(n), config.vocabulary, stash.room->tokens_N.data(),
+                            stash.room->dembedded_ND.data(), table.into, table.at);
+  RETURN_IF_ERROR(gradients.commit(layout.embedding()));
+  return device.check();
 }
 
-template <class T>
-MoeModel<T>::MoeModel(const conf::ModelConfig& model) : impl_(std::make_unique<Impl>(model)) {}
-template <class T>
-MoeModel<T>::~MoeModel() = default;
+template <class B>
+MoeModel<B>::MoeModel(typename B::Device& device, const conf::ModelConfig& model)
+    : impl_(std::make_unique<Impl>(device, model)) {}
+template <class B>
+MoeModel<B>::~MoeModel() = default;
 
-template <class T>
-Result<std::unique_ptr<Stash<T>>> MoeModel<T>::forward(const MicroBatch* batch,
-                                                       const Weights<T>& weights,
+template <class B>
+Result<std::unique_ptr<Stash<B>>> MoeModel<B>::forward(const MicroBatch* batch,
+                                                       const Weights<B>& weights,
                                                        const ModelContext& context) {
-  return impl_->forward(batch, weights, context);
+  return impl_->forward(batch, weights, context, context.loss_scale);
 }
 
-template <class T>
-Result<MicroBatchLoss> MoeModel<T>::evaluate(const MicroBatch* batch, const Weights<T>& weights,
+template <class B>
+Result<MicroBatchLoss> MoeModel<B>::evaluate(const MicroBatch* batch, const Weights<B>& weights,
                                              const ModelContext& context) {
-  ASSIGN_OR_RETURN(const auto stash, impl_->forward(batch, weights, context));
-  return stash->losses;
+  ASSIGN_OR_RETURN(const auto stash, impl_->forward(batch, weights, context, std::nullopt));
+  RETURN_IF_ERROR(impl_->device.finish());
+  return stash->loss();
 }
 
-template <class T>
-Status MoeModel<T>::input_gradient(Stash<T>& stash, const Weights<T>& weights,
+template <class B>
+Status MoeModel<B>::input_gradient(Stash<B>& stash, const Weights<B>& weights,
                                    const ModelContext& context) {
-  auto& s = static_cast<StashImpl<T>&>(stash);
+  auto& s = static_cast<StashImpl<B>&>(stash);
   impl_->check_context(context);
   CHECK(!s.input_gradient_done, "a stash has one input gradient");
-  impl_->head_input_gradient(s, weights, context.loss_scale);
+  impl_->head_input_gradient(s, weights);
   for (uint32_t layer = impl_->config.layers; layer-- > 0;)
     RETURN_IF_ERROR(impl_->block_input_gradient(s, LayerIndex(layer), weights, context));
-  s.room->dembedded_ND.assign(impl_->residual_ND.data(), impl_->residual_ND.size());
+  s.room->dembedded_ND.resize(impl_->residual_ND.size());
+  copy(impl_->device, impl_->residual_ND.data(), impl_->residual_ND.size(),
+       s.room->dembedded_ND.data());
   s.input_gradient_done = true;
   return {};
 }
 
-template <class T>
-Status MoeModel<T>::weight_gradient(Stash<T>& stash, GradientSink<T>& gradients) {
-  auto& s = static_cast<StashImpl<T>&>(stash);
+template <class B>
+Status MoeModel<B>::weight_gradient(Stash<B>& stash, GradientSink<B>& gradients) {
+  auto& s = static_cast<StashImpl<B>&>(stash);
   CHECK(s.input_gradient_done, "W needs what I keeps");
   if (s.tokens() == 0) return {};
   return impl_->dense_weight_gradient(s, gradients);
 }
 
-template <class T>
-Status MoeModel<T>::expert_weight_gradient(Stash<T>& stash, GradientSink<T>& gradients) {
-  auto& s = static_cast<StashImpl<T>&>(stash);
+template <class B>
+Status MoeModel<B>::expert_weight_gradient(Stash<B>& stash, GradientSink<B>& gradients) {
+  auto& s = static_cast<StashImpl<B>&>(stash);
   CHECK(s.input_gradient_done, "W needs what I keeps");
   const MoeSizes sizes = impl_->moe_sizes(s.tokens(), 1.0);
-  for (uint32_t layer = impl_->config.layers; layer-- > 0;) {
-    const MoeStash<T>& moe = s.room->blocks[layer].moe;
-    RETURN_IF_ERROR(experts_weight_gradient(sizes.expert, moe.plan.products,
-                                            impl_->expert_groups(LayerIndex(layer)), moe.experts,
-                                            gradients));
-  }
+  for (uint32_t layer = impl_->config.layers; layer-- > 0;)
+    RETURN_IF_ERROR(moe_expert_weight_gradient<B>(impl_->device, sizes,
+                                                  s.room->blocks[layer].moe,
+                                                  gradients.experts(LayerIndex(layer))));
   return {};
 }
 
-template class MoeModel<float>;
-template class MoeModel<double>;
+#define INSTANTIATE(B) template class MoeModel<B>;
+HOLDFAST_FOR_EACH_BACKEND(INSTANTIATE)
+#undef INSTANTIATE
 
 }  // namespace holdfast::train

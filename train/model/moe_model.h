@@ -7,46 +7,28 @@
 // micro-batch sends to one expert is processed whole by one replica, so that every product has the
 // same shape wherever it runs, and weight gradients are committed per micro-batch.
 //
-// T is float in training; double exists for finite-difference checks.
+// B is a backend (train/kernels/backend.h). Calls only enqueue on its device.
 #pragma once
 
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <vector>
 
 #include "base/ids.h"
 #include "base/result.h"
 #include "conf/model_config.h"
 #include "train/comm/communicator.h"
+#include "train/comm/payload.h"
 #include "train/data/batches.h"
+#include "train/model/gradient_sink.h"
 #include "train/model/parameter_layout.h"
 #include "train/placement/placement.h"
 
 namespace holdfast::train {
 
-// Materialised compute weights: the whole flat vector of a group, or nullptr for experts not hosted.
-template <class T>
-class Weights {
- public:
-  virtual ~Weights() = default;
-  virtual const T* group(GroupIndex group) const = 0;
-};
-
-// Where weight gradients go. begin() gives the group's accumulator (elements() long) into which a W
-// function adds the gradient of one micro-batch; commit() ends that addition. The default mode hands
-// out one fp32 accumulator and ignores commit; reproducible mode hands out zeroed scratch and adds it
-// in fixed point at commit, so begin/commit enclose exactly one micro-batch's share.
-template <class T>
-class GradientSink {
- public:
-  virtual ~GradientSink() = default;
-  virtual T* begin(GroupIndex group) = 0;
-  virtual Status commit(GroupIndex group) = 0;  // kGradientOverflow
-};
-
 struct ModelContext {
   Communicator& comm;
+  PayloadExchange& payload;
   const Placement& placement;
   bool reproducible = false;
   // Loss and gradients of a micro-batch are scaled by this: 1 / (micro-batches of a step).
@@ -62,32 +44,35 @@ struct MicroBatchLoss {
   double total() const { return cross_entropy + load_balance + z_loss; }
 };
 
-// What F keeps for I and W. Lives on the lane that ran F; expert inputs on the slots' hosts.
-template <class T>
+// What F keeps for I and W. Lives on the lane that ran F; expert inputs on the slots' hosts. Must live
+// until the device has finished what was enqueued for it.
+template <class B>
 class Stash {
  public:
   virtual ~Stash() = default;
-  virtual const MicroBatchLoss& loss() const = 0;  // zeros on a lane without a micro-batch
+  // Zeros on a lane without a micro-batch. Once the device has finished F.
+  virtual MicroBatchLoss loss() const = 0;
 };
 
-template <class T>
+template <class B>
 class MoeModel {
  public:
-  explicit MoeModel(const conf::ModelConfig& model);
+  // `device` outlives the model.
+  MoeModel(typename B::Device& device, const conf::ModelConfig& model);
   ~MoeModel();
 
-  // F of every layer and the loss. Errors: the communicator's.
-  Result<std::unique_ptr<Stash<T>>> forward(const MicroBatch* batch, const Weights<T>& weights,
+  // F of every layer and the loss. Errors: the communicator's, the device's.
+  Result<std::unique_ptr<Stash<B>>> forward(const MicroBatch* batch, const Weights<B>& weights,
                                             const ModelContext& context);
-  // Loss only, nothing kept: held-out evaluation.
-  Result<MicroBatchLoss> evaluate(const MicroBatch* batch, const Weights<T>& weights,
+  // Loss only, nothing kept: held-out evaluation. Waits for the device.
+  Result<MicroBatchLoss> evaluate(const MicroBatch* batch, const Weights<B>& weights,
                                   const ModelContext& context);
   // I of every layer, from the loss back; keeps what W needs in the stash.
-  Status input_gradient(Stash<T>& stash, const Weights<T>& weights, const ModelContext& context);
+  Status input_gradient(Stash<B>& stash, const Weights<B>& weights, const ModelContext& context);
   // W of everything dense (embedding, attention, norms, router, head): no communication.
-  Status weight_gradient(Stash<T>& stash, GradientSink<T>& gradients);
+  Status weight_gradient(Stash<B>& stash, GradientSink<B>& gradients);
   // W of the experts hosted here, for what the I round brought: no communication.
-  Status expert_weight_gradient(Stash<T>& stash, GradientSink<T>& gradients);
+  Status expert_weight_gradient(Stash<B>& stash, GradientSink<B>& gradients);
 
  private:
   struct Impl;

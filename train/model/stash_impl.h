@@ -12,36 +12,49 @@
 
 namespace holdfast::train {
 
-template <class T>
+template <class B>
 struct BlockStash {
-  AttentionStash<T> attention;
-  MoeStash<T> moe;
+  AttentionStash<B> attention;
+  MoeStash<B> moe;
 };
 
-template <class T>
+template <class B>
 struct HeadStash {
-  Buffer<T> x_ND, inverse_rms_N, normed_ND;
-  Buffer<T> probabilities_NV;  // after I: the logits' gradients
-  Buffer<T> dnormed_ND;
+  template <class E>
+  using Room = typename B::template Room<E>;
+  Room<typename B::Value> x_ND, normed_ND, dnormed_ND;
+  Room<typename B::Stat> inverse_rms_N, losses_N;
+  Room<typename B::Value> logits_NV;  // F makes their gradients of them
 };
 
 // The tensors of one micro-batch; used again for the next, so that memory is touched once.
-template <class T>
+template <class B>
 struct StashRoom {
+  template <class E>
+  using Room = typename B::template Room<E>;
+  template <class E>
+  using HostRoom = typename B::template HostRoom<E>;
+
   explicit StashRoom(size_t layers) : blocks(layers) {}
-  std::vector<BlockStash<T>> blocks;
-  HeadStash<T> head;
-  Buffer<T> dembedded_ND;
+  std::vector<BlockStash<B>> blocks;
+  HeadStash<B> head;
+  Room<typename B::Value> dembedded_ND;
+  Room<int32_t> tokens_N, targets_N;
+  Room<double> losses;      // cross entropy, load balance, z
+  Room<uint32_t> counts_LE;
+  HostRoom<int32_t> host_tokens_2N;  // tokens, then targets
+  HostRoom<double> host_losses;
+  HostRoom<uint32_t> host_counts_LE;
 };
 
-template <class T>
-using RoomPool = std::vector<std::unique_ptr<StashRoom<T>>>;
+template <class B>
+using RoomPool = std::vector<std::unique_ptr<StashRoom<B>>>;
 
-template <class T>
-struct StashImpl final : Stash<T> {
-  StashImpl(std::shared_ptr<RoomPool<T>> from, size_t layers) : pool(std::move(from)) {
+template <class B>
+struct StashImpl final : Stash<B> {
+  StashImpl(std::shared_ptr<RoomPool<B>> from, size_t layers) : pool(std::move(from)) {
     if (pool->empty()) {
-      room = std::make_unique<StashRoom<T>>(layers);
+      room = std::make_unique<StashRoom<B>>(layers);
     } else {
       room = std::move(pool->back());
       pool->pop_back();
@@ -50,14 +63,17 @@ struct StashImpl final : Stash<T> {
   ~StashImpl() override { pool->push_back(std::move(room)); }
   StashImpl(const StashImpl&) = delete;
   StashImpl& operator=(const StashImpl&) = delete;
-  const MicroBatchLoss& loss() const override { return losses; }
 
-  size_t tokens() const { return batch.tokens.size(); }
+  MicroBatchLoss loss() const override {
+    const double* told = room->host_losses.data();
+    const auto counts = room->host_counts_LE.span();
+    return {told[0], told[1], told[2], {counts.begin(), counts.end()}};
+  }
+  size_t tokens() const { return size_t{sequences} * context; }
 
-  std::shared_ptr<RoomPool<T>> pool;
-  std::unique_ptr<StashRoom<T>> room;
-  MicroBatch batch;  // empty on a lane without one
-  MicroBatchLoss losses;
+  std::shared_ptr<RoomPool<B>> pool;
+  std::unique_ptr<StashRoom<B>> room;
+  uint32_t sequences = 0, context = 0;  // of the micro-batch; 0 on a lane without one
   bool input_gradient_done = false;
 };
 

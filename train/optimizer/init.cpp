@@ -3,11 +3,16 @@
 #include <algorithm>
 #include <cmath>
 #include <numbers>
+#include <thread>
+#include <vector>
 
 #include "base/check.h"
 
 namespace holdfast::train {
 namespace {
+
+// Fewer are not worth a thread.
+constexpr size_t kElementsPerThread = size_t{1} << 18;
 
 uint64_t mix(uint64_t x) {  // splitmix64's finaliser
   x += 0x9e3779b97f4a7c15ULL;
@@ -27,9 +32,9 @@ double normal(uint64_t seed, uint64_t group, uint64_t element) {  // Box and Mul
 
 }  // namespace
 
-void initial_values(uint64_t seed, const GroupSpec& group, ElementRange range,
-                    std::span<float> out) {
-  CHECK(out.size() == range.size());
+namespace {
+
+void fill(uint64_t seed, const GroupSpec& group, ElementRange range, std::span<float> out) {
   for (const TensorSpec& tensor : group.tensors) {
     const size_t begin = std::max(range.begin, tensor.offset);
     const size_t end = std::min(range.end, tensor.offset + tensor.elements());
@@ -38,6 +43,26 @@ void initial_values(uint64_t seed, const GroupSpec& group, ElementRange range,
           tensor.init_stddev == 0
               ? 1.0F
               : static_cast<float>(tensor.init_stddev * normal(seed, group.index.value, i));
+  }
+}
+
+}  // namespace
+
+void initial_values(uint64_t seed, const GroupSpec& group, ElementRange range,
+                    std::span<float> out) {
+  CHECK(out.size() == range.size());
+  const size_t threads = std::clamp<size_t>(range.size() / kElementsPerThread, 1,
+                                            std::max(1U, std::thread::hardware_concurrency()));
+  std::vector<std::jthread> others;
+  for (size_t t = 0; t < threads; ++t) {
+    const ElementRange part{range.begin + range.size() * t / threads,
+                            range.begin + range.size() * (t + 1) / threads};
+    const std::span<float> to = out.subspan(part.begin - range.begin, part.size());
+    if (t + 1 == threads) {
+      fill(seed, group, part, to);
+    } else {
+      others.emplace_back([=, &group] { fill(seed, group, part, to); });
+    }
   }
 }
 

@@ -1,51 +1,98 @@
 #include "train/optimizer/materialize.h"
 
-#include <cstring>
+#include <vector>
+
+#include "train/kernels/backends.h"
 
 namespace holdfast::train {
+namespace {
 
-Status materialize(Communicator& comm, const StageMap& map, ShardStore& store,
-                   ComputeWeights& weights) {
-  weights.groups_.resize(map.layout->groups().size());
-  for (const GroupSpec& group : map.layout->groups())
-    weights.groups_[group.index.value].resize(map.hosts(group.index, map.lane) ? group.elements : 0);
+// Elements that each lane sends to and gets from this one for the shards of one span.
+struct Traffic {
+  std::vector<size_t> send, recv;
+};
+Traffic traffic(const StageMap& map, ShardSpan span) {
+  Traffic t{std::vector<size_t>(map.lanes), std::vector<size_t>(map.lanes)};
+  for (uint32_t flat = span.begin; flat < span.end; ++flat) {
+    const ShardId shard = map.shard(flat);
+    const size_t elements = map.layout->range(shard).size();
+    const uint32_t owner = map.owner_lane[flat];
+    if (map.hosts(shard.group, map.lane)) t.recv[owner] += elements;
+    for (uint32_t to = 0; owner == map.lane && to < map.lanes; ++to)
+      if (map.hosts(shard.group, to)) t.send[to] += elements;
+  }
+  return t;
+}
 
-  std::vector<std::byte> send, recv;
-  for (const ShardSpan span : exchange_spans(*map.layout)) {
-    std::vector<size_t> send_bytes(map.lanes), recv_bytes(map.lanes);
-    send.clear();
-    for (uint32_t to = 0; to < map.lanes; ++to) {
-      for (uint32_t flat = span.begin; flat < span.end; ++flat) {
-        if (map.owner_lane[flat] != map.lane || !map.hosts(map.shard(flat).group, to)) continue;
-        const auto slice = std::as_bytes(store.now(flat).master);
-        send.insert(send.end(), slice.begin(), slice.end());
-        send_bytes[to] += slice.size();
-      }
-    }
-    size_t total = 0;
+size_t total(const std::vector<size_t>& all) {
+  return PayloadExchange::total(all);
+}
+
+std::vector<size_t> bytes_of(std::vector<size_t> elements, size_t width) {
+  for (size_t& count : elements) count *= width;
+  return elements;
+}
+
+template <class B>
+Status exchange_span(typename B::Device& device, PayloadExchange& payload, const StageMap& map,
+                     ShardSpan span, ShardStore<B>& store, MaterializeScratch<B>& scratch,
+                     ComputeWeights<B>& weights) {
+  using V = typename B::Value;
+  const Traffic t = traffic(map, span);
+  scratch.send.resize(total(t.send));
+  scratch.recv.resize(total(t.recv));
+  V* to_send = scratch.send.data();
+  for (uint32_t to = 0; to < map.lanes; ++to) {
     for (uint32_t flat = span.begin; flat < span.end; ++flat) {
-      if (!map.hosts(map.shard(flat).group, map.lane)) continue;
-      const size_t bytes = map.layout->range(map.shard(flat)).size() * sizeof(float);
-      recv_bytes[map.owner_lane[flat]] += bytes;
-      total += bytes;
-    }
-    recv.resize(total);
-    RETURN_IF_ERROR(comm.all_to_all(send, send_bytes, recv, recv_bytes));
-
-    std::vector<size_t> at(map.lanes);
-    for (uint32_t lane = 1; lane < map.lanes; ++lane) at[lane] = at[lane - 1] + recv_bytes[lane - 1];
-    for (uint32_t flat = span.begin; flat < span.end; ++flat) {
-      const ShardId shard = map.shard(flat);
-      if (!map.hosts(shard.group, map.lane)) continue;
-      const ElementRange range = map.layout->range(shard);
-      const size_t bytes = range.size() * sizeof(float);
-      if (bytes > 0)
-        std::memcpy(weights.groups_[shard.group.value].data() + range.begin,
-                    recv.data() + at[map.owner_lane[flat]], bytes);
-      at[map.owner_lane[flat]] += bytes;
+      if (map.owner_lane[flat] != map.lane || !map.hosts(map.shard(flat).group, to)) continue;
+      const auto master = store.now(flat).master;
+      convert(device, master.data(), master.size(), to_send);
+      to_send += master.size();
     }
   }
+  RETURN_IF_ERROR(payload.all_to_all(reinterpret_cast<const std::byte*>(scratch.send.data()),
+                                     bytes_of(t.send, sizeof(V)),
+                                     reinterpret_cast<std::byte*>(scratch.recv.data()),
+                                     bytes_of(t.recv, sizeof(V))));
+  std::vector<size_t> at(map.lanes);
+  for (uint32_t lane = 1; lane < map.lanes; ++lane) at[lane] = at[lane - 1] + t.recv[lane - 1];
+  for (uint32_t flat = span.begin; flat < span.end; ++flat) {
+    const ShardId shard = map.shard(flat);
+    if (!map.hosts(shard.group, map.lane)) continue;
+    const ElementRange range = map.layout->range(shard);
+    size_t& from = at[map.owner_lane[flat]];
+    copy(device, scratch.recv.data() + from, range.size(),
+         weights.at(shard.group, range.begin));
+    from += range.size();
+  }
+  return device.check();
+}
+
+}  // namespace
+
+template <class B>
+Status materialize(typename B::Device& device, PayloadExchange& payload, const StageMap& map,
+                   ShardStore<B>& store, MaterializeScratch<B>& scratch,
+                   ComputeWeights<B>& weights) {
+  if (map.lanes == 1) {  // owner and host of everything
+    for (uint32_t flat = 0; flat < map.owner_lane.size(); ++flat) {
+      const ShardId shard = map.shard(flat);
+      const auto master = store.now(flat).master;
+      convert(device, master.data(), master.size(),
+              weights.at(shard.group, map.layout->range(shard).begin));
+    }
+    return device.check();
+  }
+  for (const ShardSpan span : exchange_spans(*map.layout))
+    RETURN_IF_ERROR(exchange_span(device, payload, map, span, store, scratch, weights));
   return {};
 }
+
+#define INSTANTIATE(B)                                                                      \
+  template Status materialize<B>(B::Device&, PayloadExchange&, const StageMap&, ShardStore<B>&,     \
+                                 MaterializeScratch<B>&, ComputeWeights<B>&);
+INSTANTIATE(CpuBackend<float>)
+HOLDFAST_FOR_EACH_ACCELERATOR(INSTANTIATE)
+#undef INSTANTIATE
 
 }  // namespace holdfast::train

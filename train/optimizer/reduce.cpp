@@ -3,7 +3,8 @@
 #include <fmt/format.h>
 
 #include <cmath>
-#include <cstring>
+
+#include "train/kernels/backends.h"
 
 namespace holdfast::train {
 namespace {
@@ -14,141 +15,194 @@ __extension__ using Int128 = __int128;
 constexpr int kNormShift = kFixedPointBits - 32;
 constexpr int64_t kNormLimit = int64_t{1} << 46;
 
-struct Exchange {
-  std::vector<std::byte> send, recv;
-  std::vector<size_t> send_bytes, recv_bytes;
+// Elements that this lane sends to and gets from each for the shards of one span.
+struct Traffic {
+  std::vector<size_t> send, recv;
 };
-
-// What this lane sends and receives for the shards of one span.
-Exchange prepare(const StageMap& map, const Gradients& gradients, ShardSpan span) {
-  Exchange exchange;
-  exchange.send_bytes.resize(map.lanes);
-  exchange.recv_bytes.resize(map.lanes);
-  const size_t width = gradients.element_bytes();
-  for (uint32_t to = 0; to < map.lanes; ++to) {
-    for (uint32_t flat = span.begin; flat < span.end; ++flat) {
-      const ShardId shard = map.shard(flat);
-      if (map.owner_lane[flat] != to || !map.hosts(shard.group, map.lane)) continue;
-      const ElementRange range = map.layout->range(shard);
-      const std::byte* from = gradients.bytes(shard.group, range.begin);
-      exchange.send.insert(exchange.send.end(), from, from + range.size() * width);
-      exchange.send_bytes[to] += range.size() * width;
-    }
+Traffic traffic(const StageMap& map, ShardSpan span) {
+  Traffic t{std::vector<size_t>(map.lanes), std::vector<size_t>(map.lanes)};
+  for (uint32_t flat = span.begin; flat < span.end; ++flat) {
+    const ShardId shard = map.shard(flat);
+    const size_t elements = map.layout->range(shard).size();
+    const uint32_t owner = map.owner_lane[flat];
+    if (map.hosts(shard.group, map.lane)) t.send[owner] += elements;
+    for (uint32_t from = 0; owner == map.lane && from < map.lanes; ++from)
+      if (map.hosts(shard.group, from)) t.recv[from] += elements;
   }
-  size_t total = 0;
-  for (uint32_t from = 0; from < map.lanes; ++from) {
-    for (uint32_t flat = span.begin; flat < span.end; ++flat) {
-      const ShardId shard = map.shard(flat);
-      if (map.owner_lane[flat] != map.lane || !map.hosts(shard.group, from)) continue;
-      exchange.recv_bytes[from] += map.layout->range(shard).size() * width;
-    }
-    total += exchange.recv_bytes[from];
-  }
-  exchange.recv.resize(total);
-  return exchange;
+  return t;
 }
 
-Status add(std::vector<float>& sum, const std::byte* from, uint32_t) {
-  for (size_t i = 0; i < sum.size(); ++i) {
-    float value;
-    std::memcpy(&value, from + i * sizeof value, sizeof value);
-    sum[i] += value;
-  }
+std::vector<size_t> bytes_of(std::vector<size_t> elements, size_t width) {
+  for (size_t& count : elements) count *= width;
+  return elements;
+}
+
+// Calls take(flat, range) for what this lane sends to `to`, in the order that it is sent.
+template <class Take>
+void for_each_sent(const StageMap& map, ShardSpan span, uint32_t to, Take take) {
+  for (uint32_t flat = span.begin; flat < span.end; ++flat)
+    if (map.owner_lane[flat] == to && map.hosts(map.shard(flat).group, map.lane))
+      take(map.shard(flat), map.layout->range(map.shard(flat)));
+}
+
+// And for what it gets: contributions lie in lane order, and within a lane in shard order.
+template <class Take>
+Status for_each_received(const StageMap& map, ShardSpan span, Take take) {
+  for (uint32_t lane = 0; lane < map.lanes; ++lane)
+    for (uint32_t flat = span.begin; flat < span.end; ++flat)
+      if (map.owner_lane[flat] == map.lane && map.hosts(map.shard(flat).group, lane))
+        RETURN_IF_ERROR(take(flat, map.layout->range(map.shard(flat)).size()));
   return {};
 }
 
-Status add(std::vector<int64_t>& sum, const std::byte* from, uint32_t shard) {
-  for (size_t i = 0; i < sum.size(); ++i) {
-    int64_t value;
-    std::memcpy(&value, from + i * sizeof value, sizeof value);
-    if (__builtin_add_overflow(sum[i], value, &sum[i]))
+Status add_fixed(const int64_t* from, uint32_t shard, std::vector<int64_t>& sum) {
+  for (size_t i = 0; i < sum.size(); ++i)
+    if (__builtin_add_overflow(sum[i], from[i], &sum[i]))
       return fail(ErrorCode::kGradientOverflow,
                   fmt::format("the sum of element {} of shard {} does not fit fixed point", i,
                               shard));
-  }
   return {};
 }
 
-// Contributions lie in lane order, and within a lane in shard order.
-template <class Sum>
-Status sum_up(const StageMap& map, ShardSpan span, const Exchange& exchange,
-              std::map<uint32_t, std::vector<Sum>>& sums) {
-  const std::byte* from = exchange.recv.data();
-  for (uint32_t flat = span.begin; flat < span.end; ++flat)
-    if (map.owner_lane[flat] == map.lane)
-      sums[flat].assign(map.layout->range(map.shard(flat)).size(), Sum{});
-  for (uint32_t lane = 0; lane < map.lanes; ++lane) {
-    for (uint32_t flat = span.begin; flat < span.end; ++flat) {
-      if (map.owner_lane[flat] != map.lane || !map.hosts(map.shard(flat).group, lane)) continue;
-      RETURN_IF_ERROR(add(sums[flat], from, flat));
-      from += sums[flat].size() * sizeof(Sum);
-    }
+Result<Int128> sum_of_squares(const std::vector<int64_t>& sums, uint32_t shard) {
+  Int128 squares = 0;
+  for (const int64_t sum : sums) {
+    const int64_t part = sum >> kNormShift;
+    if (part >= kNormLimit || part <= -kNormLimit)
+      return fail(ErrorCode::kGradientOverflow,
+                  fmt::format("a gradient of shard {} is too large for the norm", shard));
+    squares += static_cast<Int128>(part) * part;
   }
-  return {};
+  return squares;
 }
 
 }  // namespace
 
-std::vector<float> ReducedGradients::values(uint32_t shard) const {
-  if (!reproducible_) return sums_.at(shard);
-  std::vector<float> values;
-  for (const int64_t sum : fixed_.at(shard))
-    values.push_back(static_cast<float>(std::ldexp(static_cast<double>(sum), -kFixedPointBits)));
-  return values;
-}
-
-Result<ReducedGradients> reduce(Communicator& comm, const StageMap& map,
-                                const Gradients& gradients) {
-  ReducedGradients reduced;
-  reduced.reproducible_ = gradients.reproducible();
-  for (const ShardSpan span : exchange_spans(*map.layout)) {
-    Exchange exchange = prepare(map, gradients, span);
-    RETURN_IF_ERROR(comm.all_to_all(exchange.send, exchange.send_bytes, exchange.recv,
-                                    exchange.recv_bytes));
-    RETURN_IF_ERROR(gradients.reproducible() ? sum_up(map, span, exchange, reduced.fixed_)
-                                             : sum_up(map, span, exchange, reduced.sums_));
+// Room for the owned shards' sums.
+template <class B>
+void Reducer<B>::open(const StageMap& map) {
+  size_t elements = 0;
+  std::map<uint32_t, size_t> offsets;
+  for (uint32_t flat = 0; flat < map.owner_lane.size(); ++flat) {
+    if (map.owner_lane[flat] != map.lane) continue;
+    offsets[flat] = elements;
+    elements += (map.layout->range(map.shard(flat)).size() + 3) / 4 * 4;
   }
-  return reduced;
+  sums_.resize(elements);
+  values_.clear();
+  own_.clear();
+  for (const auto& [flat, offset] : offsets) values_[flat] = own_[flat] = sums_.data() + offset;
 }
 
-namespace {
+template <class B>
+Status Reducer<B>::reduce(PayloadExchange& payload, const StageMap& map, const Gradients<B>& gradients) {
+  reproducible_ = gradients.reproducible();
+  if (reproducible_) return reduce_fixed(payload, map, gradients);
+  if (map.lanes > 1) return reduce_sums(payload, map, gradients);
+  values_.clear();  // one lane: its own sums are the sums
+  for (uint32_t flat = 0; flat < map.owner_lane.size(); ++flat) {
+    const ShardId shard = map.shard(flat);
+    values_[flat] = gradients.sums(shard.group, map.layout->range(shard).begin);
+  }
+  return {};
+}
 
-Result<double> exact_norm(Communicator& comm,
-                          const std::map<uint32_t, std::vector<int64_t>>& fixed) {
-  Int128 squares = 0;
-  for (const auto& [shard, sums] : fixed) {
-    for (const int64_t sum : sums) {
-      const int64_t part = sum >> kNormShift;
-      if (part >= kNormLimit || part <= -kNormLimit)
-        return fail(ErrorCode::kGradientOverflow,
-                    fmt::format("a gradient of shard {} is too large for the norm", shard));
-      squares += static_cast<Int128>(part) * part;
+template <class B>
+Status Reducer<B>::reduce_sums(PayloadExchange& payload, const StageMap& map,
+                               const Gradients<B>& gradients) {
+  open(map);
+  zero(device_, sums_.data(), sums_.size());
+  for (const ShardSpan span : exchange_spans(*map.layout)) {
+    const Traffic t = traffic(map, span);
+    send_.resize(PayloadExchange::total(t.send));
+    recv_.resize(PayloadExchange::total(t.recv));
+    float* to_send = send_.data();
+    for (uint32_t to = 0; to < map.lanes; ++to)
+      for_each_sent(map, span, to, [&](ShardId shard, ElementRange range) {
+        copy(device_, gradients.sums(shard.group, range.begin), range.size(), to_send);
+        to_send += range.size();
+      });
+    RETURN_IF_ERROR(payload.all_to_all(reinterpret_cast<const std::byte*>(send_.data()),
+                                       bytes_of(t.send, sizeof(float)),
+                                       reinterpret_cast<std::byte*>(recv_.data()),
+                                       bytes_of(t.recv, sizeof(float))));
+    const float* from = recv_.data();
+    RETURN_IF_ERROR(for_each_received(map, span, [&](uint32_t flat, size_t elements) -> Status {
+      add(device_, from, elements, own_.at(flat));
+      from += elements;
+      return {};
+    }));
+  }
+  return device_.check();
+}
+
+template <class B>
+Status Reducer<B>::reduce_fixed(PayloadExchange& payload, const StageMap& map,
+                                const Gradients<B>& gradients) {
+  open(map);
+  squares_ = 0;
+  for (const ShardSpan span : exchange_spans(*map.layout)) {
+    const Traffic t = traffic(map, span);
+    std::vector<int64_t> send, recv(PayloadExchange::total(t.recv));
+    for (uint32_t to = 0; to < map.lanes; ++to)
+      for_each_sent(map, span, to, [&](ShardId shard, ElementRange range) {
+        const int64_t* from = gradients.fixed(shard.group, range.begin);
+        send.insert(send.end(), from, from + range.size());
+      });
+    RETURN_IF_ERROR(payload.all_to_all(reinterpret_cast<const std::byte*>(send.data()),
+                                       bytes_of(t.send, sizeof(int64_t)),
+                                       reinterpret_cast<std::byte*>(recv.data()),
+                                       bytes_of(t.recv, sizeof(int64_t))));
+    std::map<uint32_t, std::vector<int64_t>> sums;
+    const int64_t* from = recv.data();
+    RETURN_IF_ERROR(for_each_received(map, span, [&](uint32_t flat, size_t elements) {
+      std::vector<int64_t>& sum = sums[flat];
+      sum.resize(elements);
+      const Status added = add_fixed(from, flat, sum);
+      from += elements;
+      return added;
+    }));
+    for (const auto& [flat, sum] : sums) {
+      ASSIGN_OR_RETURN(const Int128 squares, sum_of_squares(sum, flat));
+      squares_ += squares;
+      float* values = own_.at(flat);
+      for (size_t i = 0; i < sum.size(); ++i)
+        values[i] = static_cast<float>(std::ldexp(static_cast<double>(sum[i]), -kFixedPointBits));
     }
   }
+  return {};
+}
+
+template <class B>
+Result<double> Reducer<B>::exact_norm(Communicator& comm) const {
   std::vector<Int128> all(comm.size());
-  const std::vector<size_t> sizes(comm.size(), sizeof squares);
-  RETURN_IF_ERROR(comm.all_gather(std::as_bytes(std::span(&squares, 1)),
+  const std::vector<size_t> sizes(comm.size(), sizeof squares_);
+  RETURN_IF_ERROR(comm.all_gather(std::as_bytes(std::span(&squares_, 1)),
                                   std::as_writable_bytes(std::span(all)), sizes));
   Int128 total = 0;
   for (const Int128 one : all) total += one;
   return std::sqrt(static_cast<double>(total)) * 0x1p-32;
 }
 
-}  // namespace
-
-Result<double> global_norm(Communicator& comm, const StageMap& map,
-                           const ReducedGradients& gradients) {
-  if (gradients.reproducible_) return exact_norm(comm, gradients.fixed_);
-  std::vector<double> mine;
-  for (const auto& [shard, sums] : gradients.sums_) {
-    double squares = 0;
-    for (const float sum : sums) squares += double{sum} * sum;
-    mine.push_back(squares);
+template <class B>
+Result<double> Reducer<B>::global_norm(Communicator& comm, const StageMap& map) {
+  if (reproducible_) {
+    RETURN_IF_ERROR(device_.finish());
+    return exact_norm(comm);
   }
+  shard_squares_.resize(values_.size());
+  host_squares_.resize(values_.size());
+  std::vector<kernels::FloatRange> ranges;
+  for (const auto& [flat, values] : values_)
+    ranges.push_back({values, map.layout->range(map.shard(flat)).size()});
+  sum_squares(device_, ranges, shard_squares_.data());
+  download(device_, shard_squares_.data(), values_.size(), host_squares_.data());
+  RETURN_IF_ERROR(device_.finish());
+
   std::vector<size_t> sizes(map.lanes);
   for (const uint32_t lane : map.owner_lane) sizes[lane] += sizeof(double);
   std::vector<double> all(map.owner_lane.size());
-  RETURN_IF_ERROR(comm.all_gather(std::as_bytes(std::span(mine)),
+  RETURN_IF_ERROR(comm.all_gather(std::as_bytes(host_squares_.span()),
                                   std::as_writable_bytes(std::span(all)), sizes));
   // By owner, then by shard: back into shard order.
   std::vector<size_t> next(map.lanes);
@@ -158,5 +212,10 @@ Result<double> global_norm(Communicator& comm, const StageMap& map,
   for (const uint32_t lane : map.owner_lane) total += all[next[lane]++];
   return std::sqrt(total);
 }
+
+template class Reducer<CpuBackend<float>>;
+#define INSTANTIATE(B) template class Reducer<B>;
+HOLDFAST_FOR_EACH_ACCELERATOR(INSTANTIATE)
+#undef INSTANTIATE
 
 }  // namespace holdfast::train

@@ -7,33 +7,46 @@
 #include <vector>
 
 #include "base/result.h"
-#include "train/comm/communicator.h"
+#include "train/comm/payload.h"
 #include "train/optimizer/gradients.h"
 #include "train/optimizer/stage_map.h"
 
 namespace holdfast::train {
 
-// Summed gradients of the owned shards.
-class ReducedGradients {
+// Summed gradients of the owned shards, and the room to get them; one per trainer.
+template <class B>
+class Reducer {
  public:
-  // Of one shard, in fp32 (fixed point is converted here).
-  std::vector<float> values(uint32_t shard) const;
+  explicit Reducer(typename B::Device& device) : device_(device) {}
+
+  // Called by all lanes, after gradients.close(). Errors: the communicator's, the device's,
+  // kGradientOverflow.
+  Status reduce(PayloadExchange& payload, const StageMap& map, const Gradients<B>& gradients);
+
+  // L2 norm over all parameters, the same on every lane; waits for the device. Default mode: squares
+  // are summed by shard, then in shard order. Reproducible mode: in 128-bit integers, so that owners
+  // and P do not matter.
+  Result<double> global_norm(Communicator& comm, const StageMap& map);
+
+  // Of one owned shard; lives as long as neither this nor the gradients are used for another step.
+  const float* values(uint32_t shard) const { return values_.at(shard); }
 
  private:
-  friend Result<ReducedGradients> reduce(Communicator&, const StageMap&, const Gradients&);
-  friend Result<double> global_norm(Communicator&, const StageMap&, const ReducedGradients&);
-  std::map<uint32_t, std::vector<float>> sums_;
-  std::map<uint32_t, std::vector<int64_t>> fixed_;
+  __extension__ using Int128 = __int128;
+  Status reduce_fixed(PayloadExchange& payload, const StageMap& map, const Gradients<B>& gradients);
+  Status reduce_sums(PayloadExchange& payload, const StageMap& map, const Gradients<B>& gradients);
+  Result<double> exact_norm(Communicator& comm) const;
+  void open(const StageMap& map);
+
+  typename B::Device& device_;
   bool reproducible_ = false;
+  std::map<uint32_t, const float*> values_;
+  std::map<uint32_t, float*> own_;  // of them, those in sums_
+  typename B::template Room<float> sums_;  // of the owned shards; empty on one lane
+  typename B::template Room<float> send_, recv_;
+  Int128 squares_ = 0;  // reproducible mode
+  typename B::template Room<double> shard_squares_;
+  typename B::template HostRoom<double> host_squares_;
 };
-
-// Called by all lanes. Errors: the communicator's, kGradientOverflow.
-Result<ReducedGradients> reduce(Communicator& comm, const StageMap& map,
-                                const Gradients& gradients);
-
-// L2 norm over all parameters, the same on every lane. Default mode: squares are summed by shard, then
-// in shard order. Reproducible mode: in 128-bit integers, so that owners and P do not matter.
-Result<double> global_norm(Communicator& comm, const StageMap& map,
-                           const ReducedGradients& gradients);
 
 }  // namespace holdfast::train

@@ -2,15 +2,16 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstring>
 #include <utility>
 
 #include "base/check.h"
+#include "train/kernels/backends.h"
 
 namespace holdfast::train {
 
 // Keeps a bank from being overwritten, for a while.
-class ShardStore::Guard final : public Protection {
+template <class B>
+class ShardStore<B>::Guard final : public Protection {
  public:
   Guard(ShardStore& store, uint32_t bank, uint64_t generation, StateVersion state)
       : store_(store), bank_(bank), generation_(generation), state_(state) {}
@@ -24,22 +25,26 @@ class ShardStore::Guard final : public Protection {
   StateVersion state() const override { return state_; }
 
   bool read_shard(uint32_t shard, std::span<std::byte> out) override {
-    const std::vector<float>* data = nullptr;
+    const float* data = nullptr;
     {
       const MutexLock lock(store_.mutex_);
       Bank& bank = store_.banks_[bank_];
       if (bank.generation != generation_) return false;
       const auto it = bank.data.find(shard);
       if (it == bank.data.end()) return false;
-      data = &it->second;
+      data = it->second.data();
       ++bank.readers;  // revoke() waits for us: the floats stay as they are while we copy
     }
-    CHECK(out.size() == data->size() * sizeof(float));
-    if (!out.empty()) std::memcpy(out.data(), data->data(), out.size());
+    const size_t elements = store_.elements(shard);
+    const size_t bytes = elements * sizeof(float);
+    CHECK(out.size() == 3 * bytes);
+    Status read;
+    for (size_t run = 0; read && run < 3; ++run)
+      read = store_.reader_.read(data + run * stride(elements), bytes, out.data() + run * bytes);
     const MutexLock lock(store_.mutex_);
     --store_.banks_[bank_].readers;
     store_.changed_.notify_all();
-    return true;
+    return read.has_value();
   }
 
  private:
@@ -49,10 +54,19 @@ class ShardStore::Guard final : public Protection {
   const StateVersion state_;
 };
 
-ShardStore::ShardStore(const ParameterLayout& layout) : layout_(layout) {}
-ShardStore::~ShardStore() = default;
+template <class B>
+ShardStore<B>::ShardStore(typename B::Device& device, const ParameterLayout& layout)
+    : device_(device), reader_(device), layout_(layout) {}
+template <class B>
+ShardStore<B>::~ShardStore() = default;
 
-std::vector<HeldShards> ShardStore::held() const {
+template <class B>
+size_t ShardStore<B>::elements(uint32_t shard) const {
+  return layout_.range(ShardId::unflat(shard, layout_.slices())).size();
+}
+
+template <class B>
+std::vector<HeldShards> ShardStore<B>::held() const {
   const MutexLock lock(mutex_);
   std::vector<HeldShards> held;
   for (const Bank& bank : banks_)
@@ -63,14 +77,16 @@ std::vector<HeldShards> ShardStore::held() const {
   return held;
 }
 
-void ShardStore::revoke(Bank& bank) {
+template <class B>
+void ShardStore<B>::revoke(Bank& bank) {
   ++bank.generation;
   bank.guards = 0;
   bank.patience_ms = 0;
   changed_.wait(mutex_, [&] { return bank.readers == 0; });  // bounded: the copy of one shard
 }
 
-void ShardStore::open(const std::vector<uint32_t>& owned, const StateVersion& base) {
+template <class B>
+void ShardStore<B>::open(const std::vector<uint32_t>& owned, const StateVersion& base) {
   const MutexLock lock(mutex_);
   for (Bank& bank : banks_) revoke(bank);
   uint32_t keep = 0;
@@ -89,38 +105,45 @@ void ShardStore::open(const std::vector<uint32_t>& owned, const StateVersion& ba
   for (Bank* bank : {&kept, &other}) {
     std::erase_if(bank->data, [&](const auto& entry) { return !wanted.contains(entry.first); });
     std::erase_if(bank->complete, [&](uint32_t shard) { return !wanted.contains(shard); });
-    for (const uint32_t shard : owned)
-      bank->data[shard].resize(
-          layout_.range(ShardId::unflat(shard, layout_.slices())).size() * 3);
+    for (const uint32_t shard : owned) bank->data[shard].resize(3 * stride(elements(shard)));
   }
   owned_ = owned;
   current_ = base;
   bank_ = keep;
 }
 
-ShardView ShardStore::view(uint32_t bank, uint32_t shard) {
-  std::vector<float>& data = banks_[bank].data.at(shard);
-  const size_t n = data.size() / 3;
-  return {{data.data(), n}, {data.data() + n, n}, {data.data() + 2 * n, n}};
+template <class B>
+ShardView ShardStore<B>::view(uint32_t bank, uint32_t shard) {
+  float* data = banks_[bank].data.at(shard).data();
+  const size_t n = elements(shard);
+  const size_t step = stride(n);
+  return {{data, n}, {data + step, n}, {data + 2 * step, n}};
 }
 
-ShardView ShardStore::load(uint32_t shard) {
-  const MutexLock lock(mutex_);
-  banks_[bank_].complete.erase(shard);
-  return view(bank_, shard);
-}
-
-void ShardStore::set_loaded(uint32_t shard) {
+template <class B>
+void ShardStore<B>::load(uint32_t shard, std::span<const std::byte> payload) {
+  {
+    const MutexLock lock(mutex_);
+    banks_[bank_].complete.erase(shard);
+  }
+  const ShardView to = view(bank_, shard);
+  const size_t bytes = to.master.size_bytes();
+  CHECK(payload.size() == 3 * bytes);
+  upload_now(device_, payload.data(), bytes, to.master.data());
+  upload_now(device_, payload.data() + bytes, bytes, to.m.data());
+  upload_now(device_, payload.data() + 2 * bytes, bytes, to.v.data());
   const MutexLock lock(mutex_);
   banks_[bank_].complete.insert(shard);
 }
 
-bool ShardStore::complete() const {
+template <class B>
+bool ShardStore<B>::complete() const {
   const MutexLock lock(mutex_);
   return banks_[bank_].complete.size() == owned_.size();
 }
 
-void ShardStore::begin_update() {
+template <class B>
+void ShardStore<B>::begin_update() {
   const MutexLock lock(mutex_);
   Bank& next = banks_[1 - bank_];
   if (next.guards > 0)
@@ -131,7 +154,8 @@ void ShardStore::begin_update() {
   revoke(next);
 }
 
-void ShardStore::commit_update(const StateVersion& made) {
+template <class B>
+void ShardStore<B>::commit_update(const StateVersion& made) {
   const MutexLock lock(mutex_);
   Bank& next = banks_[1 - bank_];
   next.state = made;
@@ -141,7 +165,8 @@ void ShardStore::commit_update(const StateVersion& made) {
   changed_.notify_all();
 }
 
-std::optional<uint32_t> ShardStore::bank_of(Version version) const {
+template <class B>
+std::optional<uint32_t> ShardStore<B>::bank_of(Version version) const {
   for (uint32_t b = 0; b < banks_.size(); ++b)
     if (banks_[b].state && banks_[b].state->version == version &&
         banks_[b].complete.size() == owned_.size())
@@ -149,7 +174,8 @@ std::optional<uint32_t> ShardStore::bank_of(Version version) const {
   return std::nullopt;
 }
 
-std::unique_ptr<Protection> ShardStore::protect(Version version, int64_t max_wait_ms) {
+template <class B>
+std::unique_ptr<Protection> ShardStore<B>::protect(Version version, int64_t max_wait_ms) {
   const MutexLock lock(mutex_);
   const auto b = bank_of(version);
   if (!b) return nullptr;
@@ -158,5 +184,10 @@ std::unique_ptr<Protection> ShardStore::protect(Version version, int64_t max_wai
   bank.patience_ms = std::max(bank.patience_ms, max_wait_ms);
   return std::make_unique<Guard>(*this, *b, bank.generation, *bank.state);
 }
+
+template class ShardStore<CpuBackend<float>>;
+#define INSTANTIATE(B) template class ShardStore<B>;
+HOLDFAST_FOR_EACH_ACCELERATOR(INSTANTIATE)
+#undef INSTANTIATE
 
 }  // namespace holdfast::train

@@ -18,20 +18,22 @@
 #include "base/ids.h"
 #include "base/mutex.h"
 #include "base/result.h"
+#include "train/kernels/backend.h"
 #include "train/model/parameter_layout.h"
 #include "train/optimizer/protection.h"
 #include "train/worker/messages.h"
 
 namespace holdfast::train {
 
-// One shard at one state: three runs of n elements.
+// One shard at one state: three runs of n elements, where the backend computes.
 struct ShardView {
   std::span<float> master, m, v;
 };
 
+template <class B>
 class ShardStore {
  public:
-  explicit ShardStore(const ParameterLayout& layout);
+  ShardStore(typename B::Device& device, const ParameterLayout& layout);
   ~ShardStore();
 
   // Newest first. A shard is listed only where it is complete.
@@ -40,9 +42,8 @@ class ShardStore {
   // This lane owns these shards from now on, and works from `base`: keeps what it has of them at the
   // base, drops everything else. Every protection is revoked.
   void open(const std::vector<uint32_t>& owned, const StateVersion& base) EXCLUDES(mutex_);
-  // Room for an owned shard at the base, to be filled before set_loaded.
-  ShardView load(uint32_t shard) EXCLUDES(mutex_);
-  void set_loaded(uint32_t shard) EXCLUDES(mutex_);
+  // Overwrites an owned shard at the base: three runs in host memory. Done when it returns.
+  void load(uint32_t shard, std::span<const std::byte> payload) EXCLUDES(mutex_);
   bool complete() const EXCLUDES(mutex_);  // every owned shard is at the newest state
 
   const std::vector<uint32_t>& owned() const { return owned_; }
@@ -63,7 +64,7 @@ class ShardStore {
  private:
   class Guard;
   struct Bank {
-    std::map<uint32_t, std::vector<float>> data;  // by shard: master, m, v
+    std::map<uint32_t, typename B::template Room<float>> data;  // by shard: master, m, v
     std::optional<StateVersion> state;            // nullopt: being written, or empty
     std::set<uint32_t> complete;                  // shards that are at `state`
     uint64_t generation = 0;                      // moves when protections are revoked
@@ -75,6 +76,12 @@ class ShardStore {
   void revoke(Bank& bank) REQUIRES(mutex_);
   std::optional<uint32_t> bank_of(Version version) const REQUIRES(mutex_);
 
+  // Of a shard's run in a bank: aligned, so that each of the three is.
+  static size_t stride(size_t elements) { return (elements + 63) / 64 * 64; }
+  size_t elements(uint32_t shard) const;
+
+  typename B::Device& device_;
+  typename B::Reader reader_;  // used by one guard at a time
   const ParameterLayout& layout_;
   std::vector<uint32_t> owned_;
   StateVersion current_;

@@ -66,4 +66,11 @@ Placement place_static(uint32_t layers, uint32_t experts, uint32_t lanes,
   return {std::vector<LayerPlacement>(layers, place_by_popularity(equal, lanes, slots_per_lane))};
 }
 
+std::vector<ExpertIndex> hosted_experts(const LayerPlacement& layer, uint32_t lane) {
+  std::vector<ExpertIndex> hosted = layer.slots[lane];
+  std::sort(hosted.begin(), hosted.end());
+  hosted.erase(std::unique(hosted.begin(), hosted.end()), hosted.end());
+  return hosted;
+}
+
 }  // namespace holdfast::train

@@ -43,5 +43,7 @@ inline std::vector<uint32_t> replica_lanes(const LayerPlacement& layer, ExpertIn
       if (e == expert) lanes.push_back(lane);
   return lanes;
 }
+// Distinct experts that `lane` hosts, ascending.
+std::vector<ExpertIndex> hosted_experts(const LayerPlacement& layer, uint32_t lane);
 
 }  // namespace holdfast::train

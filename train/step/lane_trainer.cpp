@@ -4,48 +4,58 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
+#include <new>
 #include <utility>
 
 #include "base/check.h"
 #include "base/fault_point.h"
+#include "train/kernels/backends.h"
 #include "train/optimizer/adamw.h"
 #include "train/optimizer/init.h"
 #include "train/step/counting_communicator.h"
 
 namespace holdfast::train {
 
-Result<std::unique_ptr<Trainer>> Trainer::create(const conf::JobConfig& job, AbortWord& abort,
-                                                 ProgressFn progress) {
-  RETURN_IF_ERROR(conf::validate(job));
-  ASSIGN_OR_RETURN(Batches opened, Batches::open(job));
-  const auto batches = std::make_shared<Batches>(std::move(opened));
-  return std::make_unique<LaneTrainer>(
-      job,
-      BatchSource{[batches](Step step, MicroBatchIndex j) { return batches->training(step, j); },
-                  [batches](uint32_t index) { return batches->held_out(index); },
-                  batches->fingerprint()},
-      abort, std::move(progress));
-}
-
-LaneTrainer::LaneTrainer(const conf::JobConfig& job, BatchSource batches, AbortWord& abort,
-                         ProgressFn progress)
+template <class B>
+LaneTrainer<B>::LaneTrainer(std::unique_ptr<typename B::Device> device, const conf::JobConfig& job,
+                            BatchSource batches, AbortWord& abort, ProgressFn progress)
     : job_(job),
       layout_(job.model, job.slices()),
       batches_(std::move(batches)),
       abort_(abort),
       progress_(std::move(progress)),
-      model_(job.model),
-      store_(layout_),
-      gradients_(job.reproducible) {}
+      device_(std::move(device)),
+      payload_(*device_),
+      model_(*device_, job.model),
+      store_(*device_, layout_),
+      gradients_(*device_, job.reproducible),
+      reducer_(*device_) {
+  if constexpr (!B::kHostMemory) abort_.mirror(&device_->abort_word());
+}
 
-size_t LaneTrainer::shard_bytes(uint32_t shard) const {
+template <class B>
+LaneTrainer<B>::~LaneTrainer() {
+  abort_.mirror(nullptr);
+}
+
+template <class B>
+size_t LaneTrainer<B>::shard_bytes(uint32_t shard) const {
   return layout_.shard_bytes(ShardId::unflat(shard, layout_.slices()));
 }
 
+namespace {
+
+// Running out of memory is no programmer's error: it ends the step, not the process.
+tl::unexpected<Error> out_of_memory(const std::bad_alloc& error) {
+  return fail(ErrorCode::kDeviceMemory, error.what());
+}
+
+}  // namespace
+
 // ---- a view ---------------------------------------------------------------------------------------
 
-Status LaneTrainer::open_view(const TrainerView& view) {
+template <class B>
+Status LaneTrainer<B>::open_view(const TrainerView& view) try {
   CHECK(view.owner_lane.size() == layout_.shard_count() && view.lane < view.coordinates.size());
   const auto lanes = static_cast<uint32_t>(view.coordinates.size());
   epoch_ = view.epoch;
@@ -58,6 +68,8 @@ Status LaneTrainer::open_view(const TrainerView& view) {
   for (uint32_t shard = 0; shard < view.owner_lane.size(); ++shard)
     if (view.owner_lane[shard] == view.lane) owned.push_back(shard);
   store_.open(owned, view.base);
+  weights_.open(map_);
+  weights_made_ = false;
   materialized_ = false;
   losses_.clear();
   finished_.reset();
@@ -65,36 +77,35 @@ Status LaneTrainer::open_view(const TrainerView& view) {
       StateVersion{Version(unevaluated_->step.value + 1), unevaluated_->epoch} != view.base)
     unevaluated_.reset();
   return {};
+} catch (const std::bad_alloc& error) {
+  return out_of_memory(error);
 }
 
-Status LaneTrainer::load_shard(uint32_t shard, std::span<const std::byte> payload) {
+template <class B>
+Status LaneTrainer<B>::load_shard(uint32_t shard, std::span<const std::byte> payload) try {
   if (payload.size() != shard_bytes(shard))
     return fail(ErrorCode::kRestoreImpossible,
                 fmt::format("shard {} has {} bytes, {} were given", shard, shard_bytes(shard),
                             payload.size()));
-  const ShardView view = store_.load(shard);
-  const size_t bytes = view.master.size_bytes();
-  if (bytes > 0) {
-    std::memcpy(view.master.data(), payload.data(), bytes);
-    std::memcpy(view.m.data(), payload.data() + bytes, bytes);
-    std::memcpy(view.v.data(), payload.data() + 2 * bytes, bytes);
-  }
-  store_.set_loaded(shard);
+  store_.load(shard, payload);
   return {};
+} catch (const std::bad_alloc& error) {
+  return out_of_memory(error);
 }
 
-Status LaneTrainer::init_shard(uint32_t shard) {
+template <class B>
+Status LaneTrainer<B>::init_shard(uint32_t shard) {
   const ShardId id = map_.shard(shard);
-  const ShardView view = store_.load(shard);
-  initial_values(job_.seed, layout_.group(id.group), layout_.range(id), view.master);
-  std::fill(view.m.begin(), view.m.end(), 0.0F);
-  std::fill(view.v.begin(), view.v.end(), 0.0F);
-  store_.set_loaded(shard);
+  const ElementRange range = layout_.range(id);
+  std::vector<float> state(3 * range.size());  // m and v are zero
+  initial_values(job_.seed, layout_.group(id.group), range, std::span(state).first(range.size()));
+  store_.load(shard, std::as_bytes(std::span(state)));
   return {};
 }
 
 // Another text on one node would train on silently, and no step could be repeated elsewhere.
-Status LaneTrainer::compare_data(Communicator& comm) const {
+template <class B>
+Status LaneTrainer<B>::compare_data(Communicator& comm) const {
   std::vector<DataFingerprint> all(map_.lanes);
   const std::vector<size_t> sizes(map_.lanes, sizeof(DataFingerprint));
   RETURN_IF_ERROR(comm.all_gather(std::as_bytes(std::span(&batches_.data, 1)),
@@ -112,58 +123,72 @@ Status LaneTrainer::compare_data(Communicator& comm) const {
                           usual->tokens, usual->checksum, usual - all.begin()));
 }
 
-Status LaneTrainer::materialize(Communicator& comm) {
+template <class B>
+Status LaneTrainer<B>::materialize(Communicator& comm) try {
   CHECK(comm.size() == map_.lanes && comm.rank() == map_.lane);
   if (!store_.complete())
     return fail(ErrorCode::kRestoreImpossible,
                 fmt::format("not every owned shard is at {}", to_string(store_.current())));
   RETURN_IF_ERROR(compare_data(comm));
-  RETURN_IF_ERROR(make_weights(comm));
-  return make_up_evaluation(comm);
+  PayloadExchange& payload = payload_.over(comm);
+  RETURN_IF_ERROR(make_weights(payload));
+  return make_up_evaluation({comm, payload});
+} catch (const std::bad_alloc& error) {
+  return out_of_memory(error);
 }
 
-Status LaneTrainer::make_weights(Communicator& comm) {
+template <class B>
+Status LaneTrainer<B>::make_weights(PayloadExchange& payload) {
   fault_point("train.materialize");
-  RETURN_IF_ERROR(train::materialize(comm, map_, store_, weights_));
+  if (!std::exchange(weights_made_, false)) {
+    RETURN_IF_ERROR(train::materialize(*device_, payload, map_, store_, scratch_, weights_));
+    RETURN_IF_ERROR(device_->finish());
+  }
   materialized_ = true;
   return {};
 }
 
 // ---- progress -------------------------------------------------------------------------------------
 
-void LaneTrainer::at(Step step, uint32_t round, bool waiting) {
+template <class B>
+void LaneTrainer<B>::at(Step step, uint32_t round, bool waiting) {
   at_step_ = step;
   at_round_ = round;
-  progress_(step, round, waiting);
+  progress_(step, round, waiting || kWaits);
 }
 
-MarkFn LaneTrainer::marker() const {
-  return [this] { progress_(at_step_, at_round_, false); };
+template <class B>
+MarkFn LaneTrainer<B>::marker() const {
+  return [this] { progress_(at_step_, at_round_, kWaits); };
 }
 
 // ---- a step ---------------------------------------------------------------------------------------
 
-ModelContext LaneTrainer::context(Communicator& comm) const {
-  return {comm, map_.placement, job_.reproducible,
+template <class B>
+ModelContext LaneTrainer<B>::context(const Wires& wires) const {
+  return {wires.comm, wires.payload, map_.placement, job_.reproducible,
           1.0 / (static_cast<double>(job_.pipelines) * job_.micro_batches)};
 }
 
-Result<StepDone> LaneTrainer::run_step(Communicator& lane_comm, Step step) {
+template <class B>
+Result<StepDone> LaneTrainer<B>::run_step(Communicator& lane_comm, Step step) try {
   CHECK(materialized_ && store_.current().version == Version(step.value));
   const auto begun = std::chrono::steady_clock::now();
   CountingCommunicator comm(lane_comm);
+  PayloadExchange& payload = payload_.over(comm);
+  const Wires wires{comm, payload};
   StepDone done;
   done.epoch = epoch_;
   done.step = step;
   done.lane = map_.lane;
 
-  RETURN_IF_ERROR(run_rounds(comm, step));
+  RETURN_IF_ERROR(run_rounds(wires, step));
   fault_point("train.reduce");
-  ASSIGN_OR_RETURN(const ReducedGradients reduced, reduce(comm, map_, gradients_));
+  RETURN_IF_ERROR(reducer_.reduce(payload, map_, gradients_));
   RETURN_IF_ERROR(gather_losses(comm, done));
   // Every lane has sent its part of the norm only after its own reduce: all sums are whole.
-  ASSIGN_OR_RETURN(done.gradient_norm, global_norm(comm, map_, reduced));
-  RETURN_IF_ERROR(update(reduced, done));
+  ASSIGN_OR_RETURN(done.gradient_norm, reducer_.global_norm(comm, map_));
+  RETURN_IF_ERROR(update(done));
 
   // The version exists now; what fails below does not take it back.
   done.bytes_exchanged = comm.sent_bytes();
@@ -171,47 +196,55 @@ Result<StepDone> LaneTrainer::run_step(Communicator& lane_comm, Step step) {
   finished_ = done;
   if (evaluation_is_due(Version(step.value + 1))) unevaluated_ = done;
   materialized_ = false;
-  RETURN_IF_ERROR(make_weights(comm));
+  RETURN_IF_ERROR(make_weights(payload));
   done.bytes_exchanged = comm.sent_bytes();
   done.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count();
   if (evaluation_is_due(Version(step.value + 1))) {
-    ASSIGN_OR_RETURN(done.held_out_loss, evaluate(comm));
+    ASSIGN_OR_RETURN(done.held_out_loss, evaluate(wires));
   }
   finished_.reset();
   unevaluated_.reset();
   return done;
+} catch (const std::bad_alloc& error) {
+  return out_of_memory(error);
 }
 
-Status LaneTrainer::run_rounds(Communicator& comm, Step step) {
+template <class B>
+Status LaneTrainer<B>::run_rounds(const Wires& wires, Step step) {
   gradients_.reset(map_);
   losses_.clear();
   uint32_t number = 0;
   for (const Round& round : rounds_) {
     at(step, number++);
     fault_point("train.forward");
-    RETURN_IF_ERROR(run_round(comm, step, round.lanes[map_.lane]));
+    RETURN_IF_ERROR(run_round(wires, step, round.lanes[map_.lane]));
   }
+  gradients_.close();
   return {};
 }
 
-Status LaneTrainer::run_round(Communicator& comm, Step step,
-                              std::optional<MicroBatchIndex> micro_batch) {
+template <class B>
+Status LaneTrainer<B>::run_round(const Wires& wires, Step step,
+                                 std::optional<MicroBatchIndex> micro_batch) {
   std::optional<MicroBatch> batch;
   if (micro_batch) {
     ASSIGN_OR_RETURN(batch, batches_.training(step, *micro_batch));
   }
-  const ModelContext context = this->context(comm);
-  const MarkedWeights weights(weights_, marker());
-  MarkedGradients gradients(gradients_, marker());
+  const ModelContext context = this->context(wires);
+  const MarkedWeights<B> weights(weights_, marker());
+  MarkedGradients<B> gradients(gradients_, marker());
   ASSIGN_OR_RETURN(const auto stash, model_.forward(batch ? &*batch : nullptr, weights, context));
-  if (batch) losses_.push_back(stash->loss());
   RETURN_IF_ERROR(model_.input_gradient(*stash, weights, context));
   RETURN_IF_ERROR(model_.weight_gradient(*stash, gradients));
-  return model_.expert_weight_gradient(*stash, gradients);
+  RETURN_IF_ERROR(model_.expert_weight_gradient(*stash, gradients));
+  RETURN_IF_ERROR(device_->finish());
+  if (batch) losses_.push_back(stash->loss());
+  return {};
 }
 
 // Losses are summed in the order of micro-batches, whoever ran them.
-Status LaneTrainer::gather_losses(Communicator& comm, StepDone& done) {
+template <class B>
+Status LaneTrainer<B>::gather_losses(Communicator& comm, StepDone& done) {
   const size_t cells = size_t{job_.model.layers} * job_.model.experts;
   const size_t row_bytes = sizeof(LossRow) + cells * sizeof(uint64_t);
   std::vector<std::byte> mine;
@@ -263,7 +296,8 @@ Status LaneTrainer::gather_losses(Communicator& comm, StepDone& done) {
   return {};
 }
 
-Status LaneTrainer::update(const ReducedGradients& reduced, StepDone& done) {
+template <class B>
+Status LaneTrainer<B>::update(StepDone& done) {
   if (!std::isfinite(done.gradient_norm))
     return fail(ErrorCode::kLossNotFinite,
                 fmt::format("step {}: the gradient norm is {}", done.step.value,
@@ -277,14 +311,26 @@ Status LaneTrainer::update(const ReducedGradients& reduced, StepDone& done) {
   at(done.step, at_round_, true);  // a capture may hold the buffer for a while
   store_.begin_update();
   at(done.step, at_round_);
+  const kernels::AdamwConstants constants = adamw_constants(job_.optimizer, adamw_step);
+  // A lane that is alone computes with what it updates; else materialize brings the weights.
+  const bool makes_weights = map_.lanes == 1 && !B::kHostMemory;
+  std::vector<kernels::AdamwRange<typename B::Value>> ranges;
   for (const uint32_t shard : store_.owned()) {
     // An aborted reduction never becomes a version: nothing is committed once the word is set.
     if (abort_.is_set()) return fail(ErrorCode::kCommAborted, "the view ended before the update");
     at(done.step, at_round_);
     const ShardId id = map_.shard(shard);
-    adamw(job_.optimizer, adamw_step, layout_.group(id.group), layout_.range(id),
-          store_.now(shard), reduced.values(shard), store_.next(shard));
+    const ElementRange range = layout_.range(id);
+    append_ranges(job_.optimizer, layout_.group(id.group), range, store_.now(shard),
+                  reducer_.values(shard), store_.next(shard),
+                  makes_weights ? weights_.at(id.group, range.begin) : nullptr, ranges);
+    if (!B::kHostMemory) continue;
+    adamw(*device_, constants, ranges);
+    ranges.clear();
   }
+  adamw(*device_, constants, ranges);
+  weights_made_ = makes_weights;
+  RETURN_IF_ERROR(device_->finish());
   if (abort_.is_set()) return fail(ErrorCode::kCommAborted, "the view ended before the update");
   store_.commit_update({Version(done.step.value + 1), epoch_});
   fault_point("train.updated");
@@ -293,7 +339,8 @@ Status LaneTrainer::update(const ReducedGradients& reduced, StepDone& done) {
 
 // ---- evaluation -----------------------------------------------------------------------------------
 
-bool LaneTrainer::evaluation_is_due(Version version) const {
+template <class B>
+bool LaneTrainer<B>::evaluation_is_due(Version version) const {
   if (job_.evaluate_micro_batches == 0) return false;
   return version.value == job_.steps ||
          (job_.evaluate_every > 0 && version.value % job_.evaluate_every == 0);
@@ -301,10 +348,11 @@ bool LaneTrainer::evaluation_is_due(Version version) const {
 
 // No step follows the job's last version, so its evaluation is made up for when a view begins there.
 // By all lanes: which of them had finished it is not known here.
-Status LaneTrainer::make_up_evaluation(Communicator& comm) {
+template <class B>
+Status LaneTrainer<B>::make_up_evaluation(const Wires& wires) {
   const Version base = store_.current().version;
   if (base.value != job_.steps || !evaluation_is_due(base)) return {};
-  ASSIGN_OR_RETURN(const double loss, evaluate(comm));
+  ASSIGN_OR_RETURN(const double loss, evaluate(wires));
   if (!unevaluated_) return {};
   finished_ = std::exchange(unevaluated_, {});
   finished_->epoch = epoch_;
@@ -314,10 +362,11 @@ Status LaneTrainer::make_up_evaluation(Communicator& comm) {
 }
 
 // Mean cross entropy over the held-out micro-batches, summed in their order on every lane.
-Result<double> LaneTrainer::evaluate(Communicator& comm) {
+template <class B>
+Result<double> LaneTrainer<B>::evaluate(const Wires& wires) {
   const uint32_t count = job_.evaluate_micro_batches;
-  const ModelContext context = this->context(comm);
-  const MarkedWeights weights(weights_, marker());
+  const ModelContext context = this->context(wires);
+  const MarkedWeights<B> weights(weights_, marker());
   std::vector<double> mine;
   std::vector<size_t> sizes(map_.lanes);
   for (uint32_t first = 0; first < count; first += map_.lanes) {
@@ -333,8 +382,8 @@ Result<double> LaneTrainer::evaluate(Communicator& comm) {
       if (first + lane < count) sizes[lane] += sizeof(double);
   }
   std::vector<double> all(count);
-  RETURN_IF_ERROR(comm.all_gather(std::as_bytes(std::span(mine)),
-                                  std::as_writable_bytes(std::span(all)), sizes));
+  RETURN_IF_ERROR(wires.comm.all_gather(std::as_bytes(std::span(mine)),
+                                        std::as_writable_bytes(std::span(all)), sizes));
   std::vector<size_t> next(map_.lanes);
   for (uint32_t lane = 1; lane < map_.lanes; ++lane)
     next[lane] = next[lane - 1] + sizes[lane - 1] / sizeof(double);
@@ -342,5 +391,10 @@ Result<double> LaneTrainer::evaluate(Communicator& comm) {
   for (uint32_t index = 0; index < count; ++index) sum += all[next[index % map_.lanes]++];
   return sum / count;
 }
+
+template class LaneTrainer<CpuBackend<float>>;
+#define INSTANTIATE(B) template class LaneTrainer<B>;
+HOLDFAST_FOR_EACH_ACCELERATOR(INSTANTIATE)
+#undef INSTANTIATE
 
 }  // namespace holdfast::train

@@ -7,6 +7,7 @@
 #include <optional>
 #include <vector>
 
+#include "train/comm/payloads.h"
 #include "train/model/moe_model.h"
 #include "train/optimizer/gradients.h"
 #include "train/optimizer/materialize.h"
@@ -25,10 +26,13 @@ struct BatchSource {
   DataFingerprint data = {};  // all lanes must have the same
 };
 
+// B is a backend (train/kernels/backend.h).
+template <class B>
 class LaneTrainer final : public Trainer {
  public:
-  LaneTrainer(const conf::JobConfig& job, BatchSource batches, AbortWord& abort,
-              ProgressFn progress);
+  LaneTrainer(std::unique_ptr<typename B::Device> device, const conf::JobConfig& job,
+              BatchSource batches, AbortWord& abort, ProgressFn progress);
+  ~LaneTrainer() override;
 
   std::vector<HeldShards> held() const override { return store_.held(); }
   Status open_view(const TrainerView& view) override;
@@ -49,16 +53,21 @@ class LaneTrainer final : public Trainer {
   struct LossRow {
     double cross_entropy = 0, load_balance = 0, z_loss = 0;
   };
+  // What one call of run_step or materialize talks through.
+  struct Wires {
+    Communicator& comm;
+    PayloadExchange& payload;
+  };
   Status compare_data(Communicator& comm) const;
-  Status make_weights(Communicator& comm);
-  Status run_rounds(Communicator& comm, Step step);
-  Status run_round(Communicator& comm, Step step, std::optional<MicroBatchIndex> micro_batch);
+  Status make_weights(PayloadExchange& payload);
+  Status run_rounds(const Wires& wires, Step step);
+  Status run_round(const Wires& wires, Step step, std::optional<MicroBatchIndex> micro_batch);
   Status gather_losses(Communicator& comm, StepDone& done);
-  Status update(const ReducedGradients& reduced, StepDone& done);
-  Result<double> evaluate(Communicator& comm);
-  Status make_up_evaluation(Communicator& comm);
+  Status update(StepDone& done);
+  Result<double> evaluate(const Wires& wires);
+  Status make_up_evaluation(const Wires& wires);
   bool evaluation_is_due(Version version) const;
-  ModelContext context(Communicator& comm) const;
+  ModelContext context(const Wires& wires) const;
   void at(Step step, uint32_t round, bool waiting = false);
   MarkFn marker() const;
 
@@ -67,10 +76,17 @@ class LaneTrainer final : public Trainer {
   const BatchSource batches_;
   AbortWord& abort_;
   const ProgressFn progress_;
-  MoeModel<float> model_;
-  ShardStore store_;
-  Gradients gradients_;
-  ComputeWeights weights_;
+  const std::unique_ptr<typename B::Device> device_;
+  LanePayload<typename B::Device> payload_;
+  MoeModel<B> model_;
+  ShardStore<B> store_;
+  Gradients<B> gradients_;
+  Reducer<B> reducer_;
+  ComputeWeights<B> weights_;
+  MaterializeScratch<B> scratch_;
+  // The host only enqueues and then waits for an accelerator, the first time also for it to be set up:
+  // that it stands still says nothing. A device that hangs is found by the steps that do not come.
+  static constexpr bool kWaits = !B::kHostMemory;
   Step at_step_;  // as progress was told last
   uint32_t at_round_ = 0;
 
@@ -78,6 +94,7 @@ class LaneTrainer final : public Trainer {
   StageMap map_;
   std::vector<Round> rounds_;
   bool materialized_ = false;
+  bool weights_made_ = false;  // by the update of the newest version
   std::vector<MicroBatchLoss> losses_;  // of this lane's micro-batches in the step under way
   std::optional<StepDone> finished_;
   std::optional<StepDone> unevaluated_;  // the newest, when its version was due and is not evaluated

@@ -5,31 +5,37 @@
 #include <functional>
 #include <utility>
 
-#include "train/model/moe_model.h"
+#include "train/model/gradient_sink.h"
 
 namespace holdfast::train {
 
 using MarkFn = std::function<void()>;  // any thread
 
-class MarkedWeights final : public Weights<float> {
+template <class B>
+class MarkedWeights final : public Weights<B> {
  public:
-  MarkedWeights(const Weights<float>& weights, MarkFn mark)
+  MarkedWeights(const Weights<B>& weights, MarkFn mark)
       : weights_(weights), mark_(std::move(mark)) {}
-  const float* group(GroupIndex group) const override {
+  const typename B::Value* group(GroupIndex group) const override {
     mark_();
     return weights_.group(group);
   }
+  kernels::ExpertTensors<const typename B::Value*> experts(LayerIndex layer) const override {
+    mark_();
+    return weights_.experts(layer);
+  }
 
  private:
-  const Weights<float>& weights_;
+  const Weights<B>& weights_;
   const MarkFn mark_;
 };
 
-class MarkedGradients final : public GradientSink<float> {
+template <class B>
+class MarkedGradients final : public GradientSink<B> {
  public:
-  MarkedGradients(GradientSink<float>& gradients, MarkFn mark)
+  MarkedGradients(GradientSink<B>& gradients, MarkFn mark)
       : gradients_(gradients), mark_(std::move(mark)) {}
-  float* begin(GroupIndex group) override {
+  GradientTarget<typename B::Gradient> begin(GroupIndex group) override {
     mark_();
     return gradients_.begin(group);
   }
@@ -37,9 +43,13 @@ class MarkedGradients final : public GradientSink<float> {
     mark_();
     return gradients_.commit(group);
   }
+  typename B::ExpertGradients experts(LayerIndex layer) override {
+    mark_();
+    return gradients_.experts(layer);
+  }
 
  private:
-  GradientSink<float>& gradients_;
+  GradientSink<B>& gradients_;
   const MarkFn mark_;
 };
 

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "base/ids.h"
+#include "base/mutex.h"
 #include "base/result.h"
 #include "conf/job_config.h"
 #include "train/comm/communicator.h"
@@ -26,12 +27,25 @@ namespace holdfast::train {
 // never becomes a version (section 9 of DESIGN.md).
 class AbortWord {
  public:
-  void set() { word_.store(true, std::memory_order_release); }
-  void clear() { word_.store(false, std::memory_order_release); }
+  void set() { store(true); }
+  void clear() { store(false); }
   bool is_set() const { return word_.load(std::memory_order_acquire); }
+  // A second word, that an accelerator reads: follows this one from now on; nullptr ends that.
+  void mirror(std::atomic<uint32_t>* word) EXCLUDES(mutex_) {
+    const MutexLock lock(mutex_);
+    mirror_ = word;
+    if (mirror_ != nullptr) mirror_->store(is_set() ? 1 : 0);
+  }
 
  private:
+  void store(bool set) EXCLUDES(mutex_) {
+    word_.store(set, std::memory_order_release);
+    const MutexLock lock(mutex_);
+    if (mirror_ != nullptr) mirror_->store(set ? 1 : 0);
+  }
   std::atomic<bool> word_{false};
+  Mutex mutex_;
+  std::atomic<uint32_t>* mirror_ GUARDED_BY(mutex_) = nullptr;
 };
 
 struct TrainerView {
@@ -46,10 +60,18 @@ struct TrainerView {
 // works. waiting: it waits for another thread from now on, until the next call.
 using ProgressFn = std::function<void(Step step, uint32_t round, bool waiting)>;
 
+// Where a trainer works.
+struct TrainerPlace {
+  uint32_t device = 0;  // accelerator, modulo their number
+  // Where captures go, when that is known: an accelerator copies into it by itself. Outlives the trainer.
+  std::span<std::byte> arena = {};
+};
+
 class Trainer {
  public:
-  // Opens the data, lays out the model. kData..., kModelShape.
-  static Result<std::unique_ptr<Trainer>> create(const conf::JobConfig& job, AbortWord& abort,
+  // Opens the data and the device, lays out the model. kData..., kModelShape, kDevice....
+  static Result<std::unique_ptr<Trainer>> create(const conf::JobConfig& job,
+                                                 const TrainerPlace& place, AbortWord& abort,
                                                  ProgressFn progress);
   virtual ~Trainer() = default;
 

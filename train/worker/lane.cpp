@@ -52,9 +52,10 @@ void Lane::clear_abort() {
 
 Status Lane::open_job(const Welcome& welcome) {
   const Pulse::Waiting waiting(pulse_);  // for disks, as long as it takes
+  trainer_.reset();  // it may know the mapping of an earlier job
   ASSIGN_OR_RETURN(arena_, storage::ArenaMapping::map(welcome.arena_path));
-  ASSIGN_OR_RETURN(trainer_, parts_.make_trainer(welcome.job, abort_,
-                                                 [this](Step step, uint32_t round, bool waits) {
+  ASSIGN_OR_RETURN(trainer_, parts_.make_trainer(welcome.job, {welcome.device, arena_->bytes()},
+                                                 abort_, [this](Step step, uint32_t round, bool waits) {
                                                    pulse_.mark(step, round, waits);
                                                  }));
   ASSIGN_OR_RETURN(auto factory, parts_.make_factory(welcome.comm_address));

@@ -21,7 +21,8 @@ namespace holdfast::train {
 
 // Where trainer and communicators come from; tests hand in fakes.
 struct LaneParts {
-  std::function<Result<std::unique_ptr<Trainer>>(const conf::JobConfig&, AbortWord&, ProgressFn)>
+  std::function<Result<std::unique_ptr<Trainer>>(const conf::JobConfig&, const TrainerPlace&,
+                                                 AbortWord&, ProgressFn)>
       make_trainer;
   std::function<Result<std::unique_ptr<CommunicatorFactory>>(const std::string& listen_address)>
       make_factory;

@@ -157,8 +157,9 @@ struct Welcome {
   Epoch submitted_in;  // see job_key()
   std::string arena_path;
   std::string comm_address;  // host or IP the worker listens on for collectives
+  uint32_t device = 0;       // accelerator, modulo their number
 };
-BOOST_DESCRIBE_STRUCT(Welcome, (), (job, submitted_in, arena_path, comm_address))
+BOOST_DESCRIBE_STRUCT(Welcome, (), (job, submitted_in, arena_path, comm_address, device))
 
 // Abort everything, be idle, answer Quiesced with this epoch. An epoch not newer than the worker's
 // own is ignored.

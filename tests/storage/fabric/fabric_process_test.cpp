@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <cstring>
 
+#include "base/check.h"
 #include "tests/storage/fabric/fabric_test_kit.h"
 
 namespace holdfast::storage {
@@ -59,6 +60,12 @@ class Peer {
     ::close(input_);
   }
   void signal(int number) const { ::kill(pid_, number); }
+  // Returns when it stands: a signal that is on its way lets it still answer.
+  void stop() const {
+    ::kill(pid_, SIGSTOP);
+    siginfo_t info{};
+    CHECK(::waitid(P_PID, static_cast<id_t>(pid_), &info, WSTOPPED) == 0, "waitid");
+  }
   const FabricAddress& address() const { return address_; }
 
  private:
@@ -130,7 +137,7 @@ TEST(FabricProcess, a_stopped_peer_times_out_at_the_deadline) {
   auto channel = ours.fabric->connect(peer.address());
   ASSERT_TRUE(channel) << channel.error().to_string();
   ASSERT_TRUE(write_now(**channel, 0, 0, 1));
-  peer.signal(SIGSTOP);
+  peer.stop();
   Outcomes outcomes;
   const auto start = Clock::now();
   for (int i = 0; i < 4; ++i) (*channel)->write(0, 0, kRegion, outcomes.next());

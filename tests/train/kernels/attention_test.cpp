@@ -12,17 +12,20 @@ using Values = std::vector<double>;
 
 class Attention : public testing::TestWithParam<AttentionShape> {
  protected:
+  const kernels::Cpu cpu{};
   AttentionShape s = GetParam();
-  size_t tokens = s.sequences * s.context;
-  Values q = random_values(1, tokens* s.heads* s.head_width);
-  Values k = random_values(2, tokens* s.kv_heads* s.head_width);
-  Values v = random_values(3, tokens* s.kv_heads* s.head_width);
-  Values probabilities = Values(s.probabilities());
-  Values out = Values(q.size());
+  size_t tokens = s.tokens();
+  Values qkv = random_values(1, tokens* s.packed_width());
+  Values kept = Values(kernels::attention_kept(cpu, s));
+  Values out = Values(tokens * s.width());
 
-  void forward() {
-    kernels::attention(s, q.data(), k.data(), v.data(), probabilities.data(), out.data());
+  void forward() { kernels::attention(cpu, s, qkv.data(), kept.data(), out.data()); }
+  // One head of one token: queries first, then keys, then values.
+  const double* query(size_t n, size_t h) const {
+    return &qkv[n * s.packed_width() + h * s.head_width];
   }
+  const double* key(size_t n, size_t g) const { return query(n, s.heads + g); }
+  const double* value(size_t n, size_t g) const { return query(n, s.heads + s.kv_heads + g); }
 };
 INSTANTIATE_TEST_SUITE_P(Shapes, Attention,
                          testing::Values(AttentionShape{1, 1, 1, 1, 2},
@@ -37,16 +40,17 @@ TEST_P(Attention, IsAPlainSoftmaxOverThePast) {
   for (size_t n = 0; n < tokens; ++n) {
     const size_t first = n / s.context * s.context;
     for (size_t h = 0; h < s.heads; ++h) {
-      const double* query = &q[(n * s.heads + h) * s.head_width];
+      const double* q = query(n, h);
       double sum = 0;
       Values expected(s.head_width);
       for (size_t past = first; past <= n; ++past) {
-        const size_t at = (past * s.kv_heads + h / share) * s.head_width;
+        const double* k = key(past, h / share);
+        const double* v = value(past, h / share);
         double score = 0;
-        for (size_t a = 0; a < s.head_width; ++a) score += query[a] * k[at + a];
+        for (size_t a = 0; a < s.head_width; ++a) score += q[a] * k[a];
         const double weight = std::exp(score / std::sqrt(static_cast<double>(s.head_width)));
         sum += weight;
-        for (size_t a = 0; a < s.head_width; ++a) expected[a] += weight * v[at + a];
+        for (size_t a = 0; a < s.head_width; ++a) expected[a] += weight * v[a];
       }
       for (size_t a = 0; a < s.head_width; ++a)
         EXPECT_NEAR(out[(n * s.heads + h) * s.head_width + a], expected[a] / sum, 1e-12);
@@ -61,12 +65,10 @@ TEST_P(Attention, GradientsMatchFiniteDifferences) {
     return weighted_sum(out, along);
   };
   loss();
-  Values dq(q.size(), 7.0), dk(k.size(), 7.0), dv(v.size(), 7.0);
-  kernels::attention_input_gradient(s, along.data(), q.data(), k.data(), v.data(),
-                                    probabilities.data(), dq.data(), dk.data(), dv.data());
-  expect_gradient("q", q, dq, loss);
-  expect_gradient("k", k, dk, loss);
-  expect_gradient("v", v, dv, loss);
+  Values dqkv(qkv.size(), 7.0);
+  kernels::attention_input_gradient(cpu, s, along.data(), qkv.data(), out.data(), kept.data(),
+                                    dqkv.data());
+  expect_gradient("q, k, v", qkv, dqkv, loss);
 }
 
 }  // namespace

@@ -73,15 +73,16 @@ void check_group(const Group& group, bool reproducible) {
       for (size_t i = 0; i < plan.received_rows[source]; ++i)
         ordered[plan.place_of_row[row++]] = sent[source][next[source]++];
     }
-    const auto& held = group.placement.slots[host];
+    const std::vector<ExpertIndex> held = hosted_experts(group.placement, host);
     size_t begin = 0;
-    for (const ExpertRows& product : plan.products) {
+    for (const kernels::ExpertRows& product : plan.products) {
       ASSERT_EQ(product.begin, begin);
       ASSERT_GT(product.rows, 0U);
-      ASSERT_NE(std::find(held.begin(), held.end(), product.expert), held.end());
+      ASSERT_LT(product.hosted, held.size());
+      const ExpertIndex expert = held[product.hosted];
       for (size_t i = 0; i < product.rows; ++i) {
         const Label& label = ordered[begin + i];
-        ASSERT_EQ(label.expert, product.expert.value);
+        ASSERT_EQ(label.expert, expert.value);
         if (i == 0) continue;
         const Label& before = ordered[begin + i - 1];
         ASSERT_TRUE(before.lane < label.lane ||
@@ -92,7 +93,7 @@ void check_group(const Group& group, bool reproducible) {
       }
       if (reproducible) {
         ASSERT_EQ(product.rows,
-                  group.counts[ordered[begin].lane * group.experts + product.expert.value])
+                  group.counts[ordered[begin].lane * group.experts + expert.value])
             << "a micro-batch's rows for one expert are one product";
       }
       begin += product.rows;

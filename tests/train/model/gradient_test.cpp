@@ -36,12 +36,15 @@ TEST_P(ModelGradient, MatchesFiniteDifferences) {
 
   const ParameterLayout layout(config, 1);
   const Placement alone = spread(config, 1, config.experts);
-  const LaneWeights<double> all(weights, layout, alone, 0);
+  LaneWeights<double> all(weights, layout, alone, 0);
   ThreadGroup group(1);
   ThreadGroup::Rank comm(group, 0);
-  MoeModel<double> model(config);
-  const ModelContext context{comm, alone, false, 1.0};
+  kernels::Cpu cpu;
+  MoeModel<Backend<double>> model(cpu, config);
+  HostPayload payload(comm);
+  const ModelContext context{comm, payload, alone, false, 1.0};
   const auto loss = [&] {
+    all.refresh();
     double sum = 0;
     for (size_t j = 0; j < batches.size(); ++j) {
       const auto evaluated = model.evaluate(&batches[j], all, context);

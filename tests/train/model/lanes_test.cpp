@@ -99,11 +99,13 @@ TEST(Model, AGroupWithoutAnyMicroBatchHasNoLossAndNoGradient) {
   const ParameterLayout layout(config, 1);
   const Placement placement = spread(config, 1, config.experts);
   const LaneWeights<float> here(weights, layout, placement, 0);
-  PlainSink<float> sink(layout);
+  PlainSink<float> sink(layout, here);
   ThreadGroup group(1);
   ThreadGroup::Rank comm(group, 0);
-  MoeModel<float> model(config);
-  const ModelContext context{comm, placement};
+  kernels::Cpu cpu;
+  MoeModel<Backend<float>> model(cpu, config);
+  HostPayload payload(comm);
+  const ModelContext context{comm, payload, placement};
   auto stash = model.forward(nullptr, here, context);
   ASSERT_TRUE(stash.has_value());
   EXPECT_EQ((*stash)->loss().total(), 0);
@@ -147,11 +149,13 @@ TEST(Model, ReturnsTheErrorOfWhicheverCollectiveFails) {
   const std::vector<MicroBatch> batches = random_batches(config, 4, 1, 2);
   const Placement placement = spread(config, 1, config.experts);
   const LaneWeights<float> here(weights, layout, placement, 0);
-  MoeModel<float> model(config);
+  kernels::Cpu cpu;
+  MoeModel<Backend<float>> model(cpu, config);
   const int collectives = static_cast<int>(config.layers) * 5;  // 3 in F, 2 in I
   for (int allowed = 0; allowed <= collectives; ++allowed) {
     FailingComm comm(allowed);
-    const ModelContext context{comm, placement};
+    HostPayload payload(comm);
+    const ModelContext context{comm, payload, placement};
     auto stash = model.forward(&batches[0], here, context);
     const Status done = stash ? model.input_gradient(**stash, here, context)
                               : Status(tl::unexpected<Error>(stash.error()));

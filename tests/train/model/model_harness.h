@@ -10,6 +10,7 @@
 
 #include "base/check.h"
 #include "tests/train/model/thread_group.h"
+#include "train/kernels/backend.h"
 #include "train/model/moe_model.h"
 
 namespace holdfast::train {
@@ -65,50 +66,101 @@ Groups<T> random_weights(const conf::ModelConfig& model, uint64_t seed) {
   return groups;
 }
 
-// What one lane holds: everything dense, and the experts of its slots.
 template <class T>
-class LaneWeights final : public Weights<T> {
+using Backend = CpuBackend<T>;
+
+// What one lane holds: everything dense, and the experts of its slots. Reads the groups as they are at
+// that moment: refresh() after they have changed.
+template <class T>
+class LaneWeights final : public Weights<Backend<T>> {
  public:
   LaneWeights(const Groups<T>& groups, const ParameterLayout& layout, const Placement& placement,
-              uint32_t lane) {
-    for (const GroupSpec& group : layout.groups()) {
-      const bool here = group.kind != GroupKind::kExpert || [&] {
-        const auto& slots = placement.layers[group.layer.value].slots[lane];
-        return std::find(slots.begin(), slots.end(), group.expert) != slots.end();
-      }();
-      groups_.push_back(here ? groups[group.index.value].data() : nullptr);
+              uint32_t lane)
+      : groups_(groups) {
+    for (uint32_t l = 0; l < placement.layers.size(); ++l) {
+      experts_.emplace_back();
+      for (const ExpertIndex e : hosted_experts(placement.layers[l], lane))
+        experts_.back().groups.push_back(layout.expert(LayerIndex(l), e));
+      stride_ = layout.group(layout.expert(LayerIndex(l), ExpertIndex(0))).elements + 3;
+    }
+    refresh();
+  }
+  void refresh() {
+    for (LayerExperts& layer : experts_) {
+      layer.values.assign(layer.groups.size() * stride_, T{});
+      for (size_t i = 0; i < layer.groups.size(); ++i)
+        std::copy(groups_[layer.groups[i].value].begin(), groups_[layer.groups[i].value].end(),
+                  layer.values.begin() + static_cast<long>(i * stride_));
     }
   }
-  const T* group(GroupIndex group) const override { return groups_[group.value]; }
+  const T* group(GroupIndex group) const override { return groups_[group.value].data(); }
+  kernels::ExpertTensors<const T*> experts(LayerIndex layer) const override {
+    return {experts_[layer.value].values.data(), stride_};
+  }
+  const std::vector<GroupIndex>& hosted(LayerIndex layer) const {
+    return experts_[layer.value].groups;
+  }
 
  private:
-  std::vector<const T*> groups_;
+  struct LayerExperts {
+    std::vector<GroupIndex> groups;
+    std::vector<T> values;
+  };
+  const Groups<T>& groups_;
+  std::vector<LayerExperts> experts_;
+  size_t stride_ = 0;
+};
+
+// Hands the experts of a layer to a sink by their groups.
+template <class T>
+class SinkBase : public GradientSink<Backend<T>>, private kernels::ExpertGradients<T> {
+ public:
+  SinkBase(const LaneWeights<T>& weights) : weights_(weights) {}
+  kernels::ExpertGradients<T>& experts(LayerIndex layer) override {
+    layer_ = layer;
+    return *this;
+  }
+
+ private:
+  using Target = typename kernels::ExpertGradients<T>::Target;
+  Target begin(uint32_t hosted) override {
+    const auto target = this->begin(weights_.hosted(layer_).at(hosted));
+    return {target.at, target.into};
+  }
+  Status commit(uint32_t hosted) override { return this->commit(weights_.hosted(layer_)[hosted]); }
+  using GradientSink<Backend<T>>::begin;
+  using GradientSink<Backend<T>>::commit;
+  const LaneWeights<T>& weights_;
+  LayerIndex layer_;
 };
 
 // Sums as the default mode does, in the model's own type.
 template <class T>
-class PlainSink final : public GradientSink<T> {
+class PlainSink final : public SinkBase<T> {
  public:
   using Sum = T;
-  explicit PlainSink(const ParameterLayout& layout) {
+  PlainSink(const ParameterLayout& layout, const LaneWeights<T>& weights) : SinkBase<T>(weights) {
     for (const GroupSpec& group : layout.groups()) sums.emplace_back(group.elements);
   }
-  T* begin(GroupIndex group) override { return sums[group.value].data(); }
+  GradientTarget<T> begin(GroupIndex group) override {
+    return {sums[group.value].data(), kernels::Into::kAdd};
+  }
   Status commit(GroupIndex) override { return {}; }
   Groups<T> sums;
 };
 
 // Sums in fixed point as the reproducible mode does.
 template <class T>
-class FixedPointSink final : public GradientSink<T> {
+class FixedPointSink final : public SinkBase<T> {
  public:
   using Sum = int64_t;
-  explicit FixedPointSink(const ParameterLayout& layout) {
+  FixedPointSink(const ParameterLayout& layout, const LaneWeights<T>& weights)
+      : SinkBase<T>(weights) {
     for (const GroupSpec& group : layout.groups()) sums.emplace_back(group.elements);
   }
-  T* begin(GroupIndex group) override {
-    scratch_.assign(sums[group.value].size(), T{});
-    return scratch_.data();
+  GradientTarget<T> begin(GroupIndex group) override {
+    scratch_.assign(sums[group.value].size(), T{7});  // all of it is overwritten
+    return {scratch_.data(), kernels::Into::kOverwrite};
   }
   Status commit(GroupIndex group) override {
     for (size_t i = 0; i < scratch_.size(); ++i)
@@ -136,11 +188,15 @@ struct GroupMode {
 template <class Sink, class T>
 void run_lane(Communicator& comm, const conf::ModelConfig& config, const Groups<T>& weights,
               const std::vector<MicroBatch>& batches, const Placement& placement, GroupMode mode,
-              GroupRun<T, typename Sink::Sum>& run, Sink& sink) {
+              GroupRun<T, typename Sink::Sum>& run,
+              std::vector<typename Sink::Sum>* sums) {
   const ParameterLayout layout(config, 1);
   const LaneWeights<T> here(weights, layout, placement, comm.rank());
-  MoeModel<T> model(config);
-  const ModelContext context{comm, placement, mode.reproducible, mode.loss_scale};
+  Sink sink(layout, here);
+  kernels::Cpu cpu;
+  MoeModel<Backend<T>> model(cpu, config);
+  HostPayload payload(comm);
+  const ModelContext context{comm, payload, placement, mode.reproducible, mode.loss_scale};
   const size_t rounds = (batches.size() + comm.size() - 1) / comm.size();
   for (size_t round = 0; round < rounds; ++round) {
     const size_t j = round * comm.size() + comm.rank();
@@ -152,6 +208,7 @@ void run_lane(Communicator& comm, const conf::ModelConfig& config, const Groups<
     CHECK(model.weight_gradient(**stash, sink).has_value());
     CHECK(model.expert_weight_gradient(**stash, sink).has_value());
   }
+  std::move(sink.sums.begin(), sink.sums.end(), sums);
 }
 
 template <class Sink, class T>
@@ -162,21 +219,22 @@ GroupRun<T, typename Sink::Sum> run_group(const conf::ModelConfig& config, const
   const uint32_t lanes = placement.layers.front().lanes();
   GroupRun<T, typename Sink::Sum> run;
   run.losses.resize(batches.size());
-  std::vector<Sink> sinks(lanes, Sink(layout));
+  std::vector<Groups<typename Sink::Sum>> sums(
+      lanes, Groups<typename Sink::Sum>(layout.groups().size()));
   ThreadGroup group(lanes);
   std::vector<std::thread> threads;
   for (uint32_t lane = 0; lane < lanes; ++lane) {
     threads.emplace_back([&, lane] {
       ThreadGroup::Rank comm(group, lane);
-      run_lane(comm, config, weights, batches, placement, mode, run, sinks[lane]);
+      run_lane<Sink>(comm, config, weights, batches, placement, mode, run, sums[lane].data());
     });
   }
   for (std::thread& thread : threads) thread.join();
-  run.gradients = sinks[0].sums;
+  run.gradients = std::move(sums[0]);
   for (uint32_t lane = 1; lane < lanes; ++lane)
     for (size_t g = 0; g < run.gradients.size(); ++g)
       for (size_t i = 0; i < run.gradients[g].size(); ++i)
-        run.gradients[g][i] += sinks[lane].sums[g][i];
+        run.gradients[g][i] += sums[lane][g][i];
   return run;
 }
 

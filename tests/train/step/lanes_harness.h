@@ -68,9 +68,10 @@ inline BatchSource made_up_text(const conf::JobConfig& job, DataFingerprint data
 struct LaneProcess {
   explicit LaneProcess(const conf::JobConfig& job, DataFingerprint data = {},
                        ProgressFn progress = [](Step, uint32_t, bool) {})
-      : trainer(job, made_up_text(job, data), abort, std::move(progress)) {}
+      : trainer(std::make_unique<kernels::Cpu>(), job, made_up_text(job, data), abort,
+                std::move(progress)) {}
   AbortWord abort;
-  LaneTrainer trainer;
+  LaneTrainer<CpuBackend<float>> trainer;
 };
 
 using Payload = std::vector<std::byte>;

@@ -19,18 +19,25 @@ StageMap map_of(const conf::JobConfig& job, const ParameterLayout& layout, uint3
           std::vector<uint32_t>(layout.shard_count(), 0), lane, lanes};
 }
 
+using Backend = CpuBackend<float>;
+
 class Overflow : public ::testing::Test {
  protected:
-  Gradients zeros(uint32_t lane, uint32_t lanes) {
-    Gradients gradients(true);
-    gradients.reset(map_of(job_, layout_, lane, lanes));
-    return gradients;
+  using Sums = Gradients<Backend>;
+  std::unique_ptr<Sums> zeros(uint32_t lane, uint32_t lanes) {
+    auto sums = std::make_unique<Sums>(cpu_, true);
+    sums->reset(map_of(job_, layout_, lane, lanes));
+    return sums;
   }
   // One micro-batch's share for one element of the head.
-  Status commit(Gradients& gradients, float value) {
-    gradients.begin(layout_.head())[3] = value;
+  Status commit(Sums& gradients, float value) {
+    float* share = gradients.begin(layout_.head()).at;
+    std::fill_n(share, layout_.group(layout_.head()).elements, 0.0F);
+    share[3] = value;
     return gradients.commit(layout_.head());
   }
+
+  kernels::Cpu cpu_;
 
   const conf::JobConfig job_ = small_job(true);
   const ParameterLayout layout_{job_.model, job_.slices()};
@@ -41,22 +48,20 @@ TEST_F(Overflow, AShareThatFixedPointDoesNotTakeIsAnError) {
   for (const float bad : {limit, -limit, 2 * limit, std::numeric_limits<float>::infinity(),
                           -std::numeric_limits<float>::infinity(),
                           std::numeric_limits<float>::quiet_NaN()}) {
-    Gradients gradients = zeros(0, 1);
-    const Status done = commit(gradients, bad);
+    const Status done = commit(*zeros(0, 1), bad);
     ASSERT_FALSE(done) << bad;
     EXPECT_EQ(done.error().code, ErrorCode::kGradientOverflow);
   }
   for (const float good : {kLargest, -kLargest, 0.0F}) {
-    Gradients gradients = zeros(0, 1);
-    EXPECT_TRUE(commit(gradients, good)) << good;
+    EXPECT_TRUE(commit(*zeros(0, 1), good)) << good;
   }
 }
 
 TEST_F(Overflow, ASumOfMicroBatchesThatDoesNotFitIsAnError) {
-  Gradients gradients = zeros(0, 1);
-  EXPECT_TRUE(commit(gradients, kLargest));
-  EXPECT_TRUE(commit(gradients, kLargest));  // just below 2^63 steps
-  EXPECT_EQ(commit(gradients, kLargest).error().code, ErrorCode::kGradientOverflow);
+  const auto gradients = zeros(0, 1);
+  EXPECT_TRUE(commit(*gradients, kLargest));
+  EXPECT_TRUE(commit(*gradients, kLargest));  // just below 2^63 steps
+  EXPECT_EQ(commit(*gradients, kLargest).error().code, ErrorCode::kGradientOverflow);
 }
 
 TEST_F(Overflow, ASumOverLanesThatDoesNotFitIsAnErrorOfTheOwner) {
@@ -66,9 +71,12 @@ TEST_F(Overflow, ASumOverLanesThatDoesNotFitIsAnErrorOfTheOwner) {
   for (uint32_t lane = 0; lane < 2; ++lane)
     threads.emplace_back([&, lane] {
       const StageMap map = map_of(job_, layout_, lane, 2);
-      Gradients gradients = zeros(lane, 2);
-      CHECK(commit(gradients, kLargest) && commit(gradients, kLargest));
-      const auto reduced = reduce(*comms[lane], map, gradients);
+      const auto gradients = zeros(lane, 2);
+      CHECK(commit(*gradients, kLargest) && commit(*gradients, kLargest));
+      HostPayload payload(*comms[lane]);
+      kernels::Cpu cpu;
+      Reducer<Backend> reducer(cpu);
+      const Status reduced = reducer.reduce(payload, map, *gradients);
       if (!reduced) {
         said[lane] = fail(reduced.error());
         comms[lane]->abort();
@@ -83,10 +91,12 @@ TEST_F(Overflow, AGradientTooLargeForTheNormIsAnError) {
   const StageMap map = map_of(job_, layout_, 0, 1);
   auto comms = make_in_process_group(1, 20'000);
   const auto norm_of = [&](float value) -> Result<double> {
-    Gradients gradients = zeros(0, 1);
-    RETURN_IF_ERROR(commit(gradients, value));
-    ASSIGN_OR_RETURN(const ReducedGradients reduced, reduce(*comms[0], map, gradients));
-    return global_norm(*comms[0], map, reduced);
+    const auto gradients = zeros(0, 1);
+    RETURN_IF_ERROR(commit(*gradients, value));
+    HostPayload payload(*comms[0]);
+    Reducer<Backend> reducer(cpu_);
+    RETURN_IF_ERROR(reducer.reduce(payload, map, *gradients));
+    return reducer.global_norm(*comms[0], map);
   };
   EXPECT_EQ(norm_of(0x1p14F).error().code, ErrorCode::kGradientOverflow);
   EXPECT_EQ(norm_of(-0x1p14F).error().code, ErrorCode::kGradientOverflow);

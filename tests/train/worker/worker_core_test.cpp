@@ -176,7 +176,8 @@ class WorkerCores : public ::testing::Test {
 };
 
 TEST_F(WorkerCores, AWorkerWithoutItsDataSaysFatalAndLeavesWithoutAnyAnswer) {
-  begin({[](const conf::JobConfig&, AbortWord&, ProgressFn) -> Result<std::unique_ptr<Trainer>> {
+  begin({[](const conf::JobConfig&, const TrainerPlace&, AbortWord&,
+            ProgressFn) -> Result<std::unique_ptr<Trainer>> {
            return fail(ErrorCode::kDataMissing, "/data/text.tokens: No such file or directory");
          },
          {}});
@@ -186,7 +187,8 @@ TEST_F(WorkerCores, AWorkerWithoutItsDataSaysFatalAndLeavesWithoutAnyAnswer) {
 }
 
 TEST_F(WorkerCores, AStepThatIsFinishedIsToldAlthoughWhatCameAfterItFailed) {
-  begin({[](const conf::JobConfig&, AbortWord&, ProgressFn) -> Result<std::unique_ptr<Trainer>> {
+  begin({[](const conf::JobConfig&, const TrainerPlace&, AbortWord&,
+            ProgressFn) -> Result<std::unique_ptr<Trainer>> {
            return std::make_unique<HalfStepTrainer>();
          },
          {}});

@@ -1,0 +1,89 @@
+// A device opens or says what is missing; memory moves both ways; errors are remembered with a
+// name.
+#include <cstdlib>
+#include <numeric>
+#include <thread>
+
+#include "tests/train/kernels/cuda_kit.h"
+
+namespace holdfast::train::kernels {
+namespace {
+
+class DeviceCudaTest : public CudaTest {};
+
+TEST(OpenCuda, SaysWhatIsMissing) {
+  const auto opened = Cuda::open(1000);
+  ASSERT_FALSE(opened);
+  EXPECT_EQ(opened.error().code, ErrorCode::kDeviceMissing) << opened.error().to_string();
+  EXPECT_NE(opened.error().message.find("CUDA device"), std::string::npos);
+}
+
+TEST_F(DeviceCudaTest, HasANameAndMultiprocessors) {
+  EXPECT_FALSE(cuda().name().empty());
+  EXPECT_GT(cuda().multiprocessors(), 0U);
+  EXPECT_TRUE(cuda().check());
+}
+
+TEST_F(DeviceCudaTest, CopiesAndZeroes) {
+  std::vector<uint32_t> numbers(100'003);
+  std::iota(numbers.begin(), numbers.end(), 7U);
+  const DeviceBuffer<uint32_t> first = to_device(numbers);
+  DeviceBuffer<uint32_t> second = poisoned<uint32_t>(numbers.size());
+  copy(cuda(), first.data(), numbers.size(), second.data());
+  EXPECT_EQ(to_host(second), numbers);
+  zero(cuda(), second.data() + 1, numbers.size() - 2);
+  std::vector<uint32_t> zeroed(numbers.size(), 0);
+  zeroed.front() = numbers.front();
+  zeroed.back() = numbers.back();
+  EXPECT_EQ(to_host(second), zeroed);
+}
+
+TEST_F(DeviceCudaTest, StateGoesInFromAnyMemoryAndIsReadByAnotherThread) {
+  std::vector<uint32_t> numbers(1'000'003), read(numbers.size());
+  std::iota(numbers.begin(), numbers.end(), 11U);
+  DeviceBuffer<uint32_t> device = poisoned<uint32_t>(numbers.size());
+  upload_now(cuda(), numbers.data(), numbers.size() * sizeof(uint32_t), device.data());
+  CudaReader reader(cuda());
+  std::thread([&] {
+    const Status status = reader.read(device.data(), read.size() * sizeof(uint32_t), read.data());
+    EXPECT_TRUE(status) << status.error().to_string();
+  }).join();
+  EXPECT_EQ(read, numbers);
+  EXPECT_TRUE(reader.read(nullptr, 0, nullptr));
+}
+
+TEST_F(DeviceCudaTest, TheAbortWordIsClearAtFirst) { EXPECT_EQ(cuda().abort_word().load(), 0U); }
+
+TEST_F(DeviceCudaTest, NothingIsAnAllowedAmount) {
+  DeviceBuffer<float> none;
+  copy(cuda(), none.data(), 0, none.data());
+  zero(cuda(), none.data(), 0);
+  upload_bytes(cuda(), nullptr, 0, none.data());
+  download_bytes(cuda(), none.data(), 0, nullptr);
+  EXPECT_TRUE(cuda().finish());
+}
+
+TEST_F(DeviceCudaTest, TooMuchMemoryIsAnExceptionThatTellsHowMuch) {
+  DeviceBuffer<float> buffer;
+  const size_t elements = size_t{1} << 48;
+  try {
+    buffer.resize(elements);
+    FAIL() << "nobody has that much";
+  } catch (const OutOfDeviceMemory& memory) {
+    EXPECT_EQ(memory.bytes, elements * sizeof(float));
+  }
+  EXPECT_TRUE(cuda().finish()) << "the error was told already";
+  buffer.resize(3);
+  EXPECT_NE(buffer.data(), nullptr);
+}
+
+TEST_F(DeviceCudaTest, TwoOfThemCanBeOpen) {
+  auto other = Cuda::open(0);
+  ASSERT_TRUE(other) << other.error().to_string();
+  DeviceBuffer<float> data(1000);
+  zero(**other, data.data(), data.size());
+  EXPECT_TRUE((*other)->finish());
+}
+
+}  // namespace
+}  // namespace holdfast::train::kernels

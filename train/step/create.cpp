@@ -1,0 +1,49 @@
+// A trainer for the backend that its job asks for.
+#include <fmt/format.h>
+
+#include <utility>
+
+#include "train/data/batches.h"
+#include "train/kernels/backends.h"
+#include "train/step/lane_trainer.h"
+
+namespace holdfast::train {
+namespace {
+
+#ifdef HOLDFAST_CUDA
+Result<std::unique_ptr<kernels::Cuda>> open_device(const TrainerPlace& place) {
+  ASSIGN_OR_RETURN(const uint32_t count, kernels::Cuda::count());
+  ASSIGN_OR_RETURN(auto device, kernels::Cuda::open(place.device % count));
+  RETURN_IF_ERROR(device->register_host(place.arena.data(), place.arena.size()));
+  return device;
+}
+#endif
+
+}  // namespace
+
+Result<std::unique_ptr<Trainer>> Trainer::create(const conf::JobConfig& job,
+                                                 const TrainerPlace& place, AbortWord& abort,
+                                                 ProgressFn progress) {
+  RETURN_IF_ERROR(conf::validate(job));
+  ASSIGN_OR_RETURN(Batches opened, Batches::open(job));
+  const auto batches = std::make_shared<Batches>(std::move(opened));
+  BatchSource source{[batches](Step step, MicroBatchIndex j) { return batches->training(step, j); },
+                     [batches](uint32_t index) { return batches->held_out(index); },
+                     batches->fingerprint()};
+  if (job.backend == "cpu")
+    return std::make_unique<LaneTrainer<CpuBackend<float>>>(
+        std::make_unique<kernels::Cpu>(), job, std::move(source), abort, std::move(progress));
+#ifdef HOLDFAST_CUDA
+  ASSIGN_OR_RETURN(auto device, open_device(place));
+  return std::make_unique<LaneTrainer<CudaBackend>>(std::move(device), job, std::move(source),
+                                                    abort, std::move(progress));
+#else
+  (void)place;
+  return fail(ErrorCode::kDeviceMissing,
+              fmt::format("backend = \"{}\": this build computes on CPUs only; build with `cmake "
+                          "--preset cuda`",
+                          job.backend));
+#endif
+}
+
+}  // namespace holdfast::train
