@@ -16,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/train/model/model_harness.h"
 #include "train/comm/in_process.h"
 #include "train/kernels/gemm.h"
 #include "train/model/stash_impl.h"
@@ -47,31 +48,25 @@ inline std::map<std::string, std::string> read_tensors(const std::filesystem::pa
   return tensors;
 }
 
-class OneLaneWeights final : public train::Weights<float> {
- public:
-  explicit OneLaneWeights(const Groups& groups) : groups_(groups) {}
-  const float* group(GroupIndex group) const override { return groups_[group.value].data(); }
-
- private:
-  const Groups& groups_;
-};
-
 // [N, V], for the tokens of the batch.
 inline std::vector<float> our_logits(const conf::ModelConfig& config, const Groups& groups,
                                      const train::MicroBatch& batch) {
+  using Cpu = train::CpuBackend<float>;
   const train::ParameterLayout layout(config, 1);
   const auto comms = train::make_in_process_group(1, 20'000);
+  train::HostPayload payload(*comms[0]);
   const auto placement = train::place_static(config.layers, config.experts, 1, config.experts);
-  train::MoeModel<float> model(config);
-  auto stash = model.forward(&batch, OneLaneWeights(groups), {*comms[0], placement, false, 1.0});
+  train::kernels::Cpu cpu;
+  train::MoeModel<Cpu> model(cpu, config);
+  auto stash = model.forward(&batch, train::LaneWeights<float>(groups, layout, placement, 0),
+                             {*comms[0], payload, placement, false, 1.0});
   EXPECT_TRUE(stash) << stash.error().to_string();
-  const auto& head = static_cast<train::StashImpl<float>&>(**stash).room->head;
+  const auto& head = static_cast<train::StashImpl<Cpu>&>(**stash).room->head;
   const auto weights = train::head_tensors<const float*>(layout.group(layout.head()),
                                                          groups[layout.head().value].data());
   std::vector<float> logits(batch.tokens.size() * config.vocabulary);
-  train::kernels::linear<float>({batch.tokens.size(), config.width, config.vocabulary},
-                                head.normed_ND.data(), weights.output,
-                                train::kernels::Into::kOverwrite, logits.data());
+  train::kernels::linear<float>(cpu, {batch.tokens.size(), config.width, config.vocabulary},
+                                head.normed_ND.data(), weights.output, logits.data());
   return logits;
 }
 
