@@ -28,6 +28,15 @@ struct EventsOptions {
 };
 Status show_events(const Connection& connection, const EventsOptions& options);
 
+// export_command.cpp
+struct ExportOptions {
+  std::string job;
+  std::string format;
+  std::filesystem::path out;
+  std::string dtype = "float32";  // or "bf16"
+};
+Status export_snapshot(const Connection& connection, const ExportOptions& options);
+
 // job_commands.cpp
 struct SubmitOptions {
   std::filesystem::path file;

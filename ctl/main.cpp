@@ -71,6 +71,25 @@ CLI::App& leaf(CLI::App& parent, const std::string& name, const std::string& tex
   return command;
 }
 
+void add_snapshots(CLI::App& app, Connection& c, Chosen& chosen, ExportOptions& a) {
+  CLI::App& snapshot =
+      *app.add_subcommand("snapshot", "Snapshots in memory")->require_subcommand(1);
+  add_output(leaf(snapshot, "list", "What this node's arena holds, by version", chosen,
+                  [&c] { return list_snapshots(c); }),
+             c);
+  CLI::App& to = leaf(snapshot, "export", "Write a job's newest safe version as a model", chosen,
+                      [&c, &a] { return export_snapshot(c, a); });
+  to.add_option("JOB", a.job, "The job's name")->required()->check(job_name());
+  to.add_option("--format", a.format, "hf: Hugging Face Mixtral, safetensors and config.json")
+      ->required()
+      ->check(CLI::IsMember({"hf"}));
+  to.add_option("--out", a.out, "The folder to make; one that is there must be empty")->required();
+  to.add_option("--dtype", a.dtype, "float32 or bf16")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"float32", "bf16"}));
+  add_output(to, c);
+}
+
 void add_cluster(CLI::App& app, Connection& c, Chosen& chosen, EventsOptions& events) {
   add_output(leaf(app, "status", "This node, the cluster and its job", chosen,
                   [&c] { return show_status(c); }),
@@ -78,11 +97,6 @@ void add_cluster(CLI::App& app, Connection& c, Chosen& chosen, EventsOptions& ev
   CLI::App& node = *app.add_subcommand("node", "Nodes of the cluster")->require_subcommand(1);
   add_output(leaf(node, "list", "Every node, its lane and worker", chosen,
                   [&c] { return list_nodes(c); }),
-             c);
-  CLI::App& snapshot =
-      *app.add_subcommand("snapshot", "Snapshots in memory")->require_subcommand(1);
-  add_output(leaf(snapshot, "list", "What this node's arena holds, by version", chosen,
-                  [&c] { return list_snapshots(c); }),
              c);
   CLI::App& e = leaf(app, "events", "What happened, newest last", chosen,
                      [&c, &events] { return show_events(c, events); });
@@ -224,11 +238,13 @@ int run(int argc, char** argv) {
 
   Chosen chosen;
   EventsOptions events;
+  ExportOptions exported;
   JobArguments jobs;
   PrepareOptions prepare;
   PlaygroundArguments playground;
   QuickstartArguments quickstart;
   add_cluster(app, connection, chosen, events);
+  add_snapshots(app, connection, chosen, exported);
   add_jobs(app, connection, chosen, jobs);
   add_data(app, connection, chosen, prepare);
   add_playground(app, chosen, playground, quickstart);

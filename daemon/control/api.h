@@ -106,6 +106,29 @@ struct Snapshots {
 };
 BOOST_DESCRIBE_STRUCT(Snapshots, (), (node, job, safe, snapshots))
 
+// GET /v1/snapshots/{key}/shards: what a node's arena holds of one state; blocks are not verified.
+struct HeldShardList {
+  NodeId node;
+  StateVersion state;
+  bool held = false;  // it stays there while it is read
+  std::vector<ShardId> shards;
+};
+BOOST_DESCRIBE_STRUCT(HeldShardList, (), (node, state, held, shards))
+
+// GET /v1/snapshots/{key}/shards/{group}/{slice}: a range of one block's payload, whose checksum was
+// verified just before. At most kMaxShardRangeBytes.
+inline constexpr uint64_t kMaxShardRangeBytes = uint64_t{8} << 20;
+struct ShardRange {
+  NodeId node;
+  ShardId shard;
+  StateVersion state;
+  uint64_t payload_bytes = 0;  // of the whole block
+  uint64_t offset = 0;
+  uint64_t checksum = 0;  // checksum64 of the range
+  std::string data;       // base64
+};
+BOOST_DESCRIBE_STRUCT(ShardRange, (), (node, shard, state, payload_bytes, offset, checksum, data))
+
 // GET /v1/jobs/{name}/steps: one finished step of the current history (newest recomputation wins).
 struct StepRow {
   Step step;

@@ -11,12 +11,13 @@ using storage::BlockInfo;
 using train::ShardBlock;
 
 CaptureKeeper::CaptureKeeper(NodeId self, storage::Arena& arena, WorkerPort& workers,
-                             ReplicaPort& replicas, ReportFn report)
+                             ReplicaPort& replicas, ReportFn report, const ArenaHolds* holds)
     : self_(std::move(self)),
       arena_(arena),
       workers_(workers),
       replicas_(replicas),
-      report_(std::move(report)) {
+      report_(std::move(report)),
+      holds_(holds) {
   for (const BlockInfo& block : arena_.scan())
     if (!block.header && block.writer == self_) inherited_.push_back(block);
 }
@@ -107,7 +108,9 @@ void CaptureKeeper::grant(uint32_t slot, const NodeJob& job, Version version, ui
     grant.blocks.push_back(*block);
     asked.push_back({shard, block->index.value});
   }
-  if (grant.blocks.empty()) {  // the base lies here already: only the holders may lack it
+  // The base lies here already: only the holders may lack it. A worker that owns no shard is asked
+  // like any other, and says when it has made the version.
+  if (grant.blocks.empty() && version == owner.base.version) {
     replicate(slot, job, owner.base, grant.existing, attempt);
     return;
   }
@@ -152,8 +155,8 @@ void CaptureKeeper::replicate(uint32_t slot, const NodeJob& job, const StateVers
                               std::vector<ShardBlock> blocks, uint64_t attempt) {
   const Owner& owner = owners_.at(slot);
   const Epoch epoch = owner.epoch;
-  if (owner.holders.empty()) {
-    report_(WorkerReplicated{self_, 0, slot, epoch, state, {}, attempt});
+  if (owner.holders.empty() || blocks.empty()) {  // nothing to bring to anybody
+    report_(WorkerReplicated{self_, 0, slot, epoch, state, owner.holders, attempt});
     return;
   }
   replicas_.replicate(epoch, job.hash, state, blocks, owner.holders,
@@ -190,7 +193,7 @@ void CaptureKeeper::watermark(const NodeJob& job, const StateVersion& safe,
                               const std::vector<storage::ViewBase>& history) {
   watermark_ = {job.hash, safe, abandoned, history};
   for (const BlockInfo& block : storage::blocks_to_free(arena_.scan(), *watermark_))
-    (void)arena_.free(block);
+    if (holds_ == nullptr || !holds_->covers(*block.header)) (void)arena_.free(block);
 }
 
 void CaptureKeeper::forget_other_jobs(uint64_t keep_hash) {

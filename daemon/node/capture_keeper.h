@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "daemon/node/arena_holds.h"
 #include "daemon/node/node_job.h"
 #include "daemon/node/ports.h"
 #include "storage/arena/arena.h"
@@ -20,8 +21,9 @@ namespace holdfast::daemon {
 
 class CaptureKeeper {
  public:
+  // `holds` (nullptr: none): states that the watermark leaves alone.
   CaptureKeeper(NodeId self, storage::Arena& arena, WorkerPort& workers, ReplicaPort& replicas,
-                ReportFn report);
+                ReportFn report, const ArenaHolds* holds = nullptr);
 
   // What a worker owns in the open view.
   struct Owner {
@@ -44,7 +46,7 @@ class CaptureKeeper {
   void captured(uint32_t slot, const NodeJob& job, const train::Captured& message);
   void missed(uint32_t slot, const train::CaptureMissed& message);
 
-  // Frees what is older than the safe version, void, or abandoned.
+  // Frees what is older than the safe version, void, or abandoned, and not held.
   void watermark(const NodeJob& job, const StateVersion& safe,
                  const std::vector<Version>& abandoned,
                  const std::vector<storage::ViewBase>& history);
@@ -74,6 +76,7 @@ class CaptureKeeper {
   WorkerPort& workers_;
   ReplicaPort& replicas_;
   const ReportFn report_;
+  const ArenaHolds* const holds_;
   Epoch epoch_;
   std::map<uint32_t, Owner> owners_;                       // by slot
   std::map<std::pair<uint32_t, Version>, Grant> grants_;   // by slot and version

@@ -21,7 +21,8 @@ JobAgent::JobAgent(JobAgentOptions options, Ports ports, const AgentMemory& memo
     : options_(std::move(options)),
       ports_(std::move(ports)),
       memory_(memory),
-      captures_(options_.node, ports_.arena, ports_.workers, ports_.replicas, ports_.report),
+      captures_(options_.node, ports_.arena, ports_.workers, ports_.replicas, ports_.report,
+                ports_.holds),
       restorer_(options_.node, ports_.arena, ports_.workers, ports_.replicas, ports_.report),
       slots_(options_.slots),
       verifier_(ports_.arena, ports_.loop) {
@@ -77,6 +78,7 @@ void JobAgent::on(const CommandQuiesce& command) {
   memory_.safe = command.safe;
   go_.reset();
   stop_at_.reset();
+  if (ports_.holds != nullptr) ports_.holds->release();
   set_job(command.job, command.submitted_in);
   ports_.remember(memory_);
   ports_.replicas.set_epoch(command.epoch);

@@ -52,6 +52,7 @@ class JobAgent {
     LoopPort& loop;
     ReportFn report;
     std::function<void(const AgentMemory&)> remember;
+    ArenaHolds* holds = nullptr;
   };
   JobAgent(JobAgentOptions options, Ports ports, const AgentMemory& memory);
 

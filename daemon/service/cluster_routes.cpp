@@ -122,6 +122,7 @@ Result<std::string> ClusterRoutes::read_job(const JobId& name, const std::string
     boost::json::object body;
     body["summary"] = boost::json::value_from(summary(job->second));
     body["config"] = boost::json::value_from(job->second.config);
+    body["key"] = train::job_key(job->second.config, job->second.submitted_in);
     body["views"] = boost::json::value_from(job->second.history);
     return boost::json::serialize(body);
   }

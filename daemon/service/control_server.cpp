@@ -94,6 +94,10 @@ class ControlServer::Impl : public std::enable_shared_from_this<ControlServer::I
     if (request.method == "GET") {
       if (path == "/v1/status") return status(request, reply);
       if (path == "/v1/snapshots") return send_json(*reply, to_json_text(ports_.snapshots()));
+      if (path.starts_with("/v1/snapshots/"))
+        return ports_.shards(request, [reply](const Result<std::string>& answer) {
+          send_json(*reply, answer);
+        });
       if (path == "/metrics")
         return reply->send(200, "text/plain; version=0.0.4", ports_.metrics());
       if (path.starts_with("/v1/jobs/") && path.ends_with("/logs")) return logs(request, *reply);

@@ -22,6 +22,8 @@ struct ControlServerPorts {
   uint32_t slots = 1;
   // Asks the coordinator's node; kPeerUnreachable when it cannot be reached.
   std::function<void(const HttpRequest&, ControlAnswer)> cluster;
+  // Everything below /v1/snapshots/.
+  std::function<void(const HttpRequest&, ControlAnswer)> shards = {};
 };
 
 class ControlServer {

@@ -28,6 +28,7 @@
 #include "daemon/service/local_view.h"
 #include "daemon/service/notify.h"
 #include "daemon/service/seed_route.h"
+#include "daemon/service/snapshot_route.h"
 #include "storage/fabric/fabric.h"
 
 namespace holdfast::daemon {
@@ -106,17 +107,20 @@ class Node::Impl {
   std::unique_ptr<storage::Fabric> fabric_;
   std::map<NodeId, std::string> addresses_;  // of peer control
   std::unique_ptr<PeerServer> peers_;
-  std::unique_ptr<PeerCaller> replica_calls_, control_calls_;  // a long one delays no other kind
+  // A long one delays no other kind.
+  std::unique_ptr<PeerCaller> replica_calls_, control_calls_, snapshot_calls_;
   std::unique_ptr<storage::ReplicaServer> replica_server_;
   std::unique_ptr<storage::Replicator> replicator_;
   std::unique_ptr<ReplicaAdapter> replicas_;
   std::unique_ptr<WorkerAdapter> workers_;
   std::unique_ptr<NodeLink> link_;
   std::unique_ptr<MemoryKeeper> memory_;
+  ArenaHolds holds_{clock_};
   std::unique_ptr<JobAgent> agent_;
   std::unique_ptr<CommandReceiver> commands_;
   std::unique_ptr<CoordinatorHost> coordinator_;
   std::unique_ptr<SeedRoute> seed_;
+  std::unique_ptr<SnapshotRoute> snapshots_;
   std::unique_ptr<ControlServer> control_;
   std::set<uint32_t> awaited_;  // slots whose survivors have not connected yet
   bool joined_ = false;
@@ -217,6 +221,7 @@ Status Node::Impl::open_peers() {
   peers_ = std::move(*peers);
   replica_calls_ = std::make_unique<PeerCaller>(io_, identity_);
   control_calls_ = std::make_unique<PeerCaller>(io_, identity_);
+  snapshot_calls_ = std::make_unique<PeerCaller>(io_, identity_);
   replica_server_ = std::make_unique<storage::ReplicaServer>(
       storage::ReplicaServerOptions{config_.name, fabric_->address(),
                                     kQuarantineFactor * config_.fabric.timeout_ms},
@@ -265,7 +270,7 @@ Status Node::Impl::open_peers() {
                       config_.worker.first_device},
       JobAgent::Ports{*arena_, *workers_, *replicas_, loop_,
                       [this](NodeEvent event) { link_->report(std::move(event)); },
-                      [this](const AgentMemory& changed) { memory_->save(changed); }},
+                      [this](const AgentMemory& changed) { memory_->save(changed); }, &holds_},
       memory);
   for (uint32_t slot = 0; slot < config_.worker.slots; ++slot) {
     const auto survivor = supervisor_->survivor(slot);
@@ -294,6 +299,12 @@ Status Node::Impl::open_control() {
   seed_ = std::make_unique<SeedRoute>(*control_calls_, config_.cluster.seed,
                                       [this] { return link_->connected(); });
   if (coordinator_) seed_->serve(*coordinator_, *peers_);
+  const auto ask_cluster = [this](const HttpRequest& request, ControlAnswer answer) {
+    seed_->ask(request, std::move(answer));
+  };
+  snapshots_ = std::make_unique<SnapshotRoute>(SnapshotRoutePorts{
+      config_.name, *arena_, holds_, loop_, *snapshot_calls_, ask_cluster});
+  snapshots_->serve(*peers_);
   const LocalView view{config_, *arena_, *supervisor_, *agent_, *link_};
   ControlServerPorts ports{io_,
                            [view] { return local_status(view); },
@@ -301,8 +312,9 @@ Status Node::Impl::open_control() {
                            [view, this] { return local_metrics(view, coordinator_.get()); },
                            config_.state_dir,
                            config_.worker.slots,
+                           ask_cluster,
                            [this](const HttpRequest& request, ControlAnswer answer) {
-                             seed_->ask(request, std::move(answer));
+                             snapshots_->handle(request, std::move(answer));
                            }};
   ASSIGN_OR_RETURN(control_, ControlServer::listen(config_.control_socket, std::move(ports)));
   return {};

@@ -62,6 +62,18 @@ TEST_F(ExitCodesTest, WordsThatAreNoJobNamesGoNowhere) {
   expect({"job", "show", "tiny", "--socket", at("no.sock")}, 5, "HF-704");
 }
 
+TEST_F(ExitCodesTest, AnExportSaysItsFormatAndItsFolder) {
+  expect({"snapshot", "export", "tiny", "--out", at("o")}, 2, "--format is required");
+  expect({"snapshot", "export", "tiny", "--format", "hf"}, 2, "--out is required");
+  expect({"snapshot", "export", "tiny", "--format", "gguf", "--out", at("o")}, 2, "{hf}");
+  expect({"snapshot", "export", "tiny", "--format", "hf", "--out", at("o"), "--dtype", "fp8"}, 2,
+         "float32,bf16");
+  expect({"snapshot", "export", "a/b", "--format", "hf", "--out", at("o")}, 2, "is no job name");
+  expect({"snapshot", "export", "tiny", "--format", "hf", "--out", at("o"), "--socket", at("no.sock")}, 5,
+         "HF-704 peer_unreachable");
+  EXPECT_FALSE(std::filesystem::exists(at("o")));
+}
+
 TEST_F(ExitCodesTest, AQuickstartNeedsANodeToLose) {
   const std::string one = folder_.write("one.toml", "pipelines = 1\n[snapshot]\nreplicas = 0\n").string();
   expect({"quickstart", "--dir", at("q"), "--job", one}, 2, "HF-103 config_value: pipelines = 1 in " + one);

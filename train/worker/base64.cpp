@@ -28,7 +28,7 @@ Result<std::string> from_base64(std::string_view text) {
     if (to_base64(bytes) == text) return bytes;
   }
   return fail(ErrorCode::kBadMessage,
-              fmt::format("worker link: {} characters are not base64", text.size()));
+              fmt::format("{} characters are not base64", text.size()));
 }
 
 }  // namespace holdfast::train

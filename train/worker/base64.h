@@ -1,4 +1,4 @@
-// Communicator addresses travel in JSON as base64 (RFC 4648, with padding).
+// Bytes travel in JSON as base64 (RFC 4648, with padding): communicator addresses, ranges of shards.
 #pragma once
 
 #include <string>

@@ -200,5 +200,59 @@ TEST_F(CaptureKeeperTest, InheritedGrantsAreFreedUnlessTheyWerePublishedMeanwhil
   EXPECT_EQ(held(), std::multiset<StateVersion>{at(5)});
 }
 
+// With fewer slices than pipelines some lanes own nothing; the others' captures wait for their word.
+TEST_F(CaptureKeeperTest, AWorkerWithoutShardsSaysThatTheVersionIsMade) {
+  keeper_.set_owner(0, {kOne, at(0), {}, {NodeId("node-1")}});
+  keeper_.capture(job_, kOne, Version(5), 3);
+  EXPECT_EQ(count<WorkerReplicated>(), 0u) << "it may not have been made";
+  EXPECT_TRUE(workers_.last<train::Capture>().blocks.empty());
+  finish(5);
+  EXPECT_EQ(last<WorkerReplicated>().state, at(5));
+  EXPECT_EQ(last<WorkerReplicated>().attempt, 3u);
+  EXPECT_EQ(last<WorkerReplicated>().holders, std::vector{NodeId("node-1")});
+  keeper_.capture(job_, kOne, Version(0));
+  EXPECT_EQ(last<WorkerReplicated>().state, at(0)) << "the base";
+  EXPECT_TRUE(replicas_.replications.empty());
+}
+
+TEST_F(CaptureKeeperTest, AStateThatIsReadOutlivesTheWatermarkForAWhile) {
+  ManualClock clock;
+  ArenaHolds holds(clock);
+  CaptureKeeper keeper(self_, *arena_, workers_, replicas_, report(), &holds);
+  keeper.set_epoch(kOne);
+  for (const uint64_t version : {4, 5, 6, 7}) put(0, at(version));
+  ASSERT_TRUE(holds.hold(job_.hash, at(5)));
+  keeper.watermark(job_, at(7), {}, {{kOne, at(0)}});
+  EXPECT_EQ(held(), (std::multiset{at(5), at(7)}));
+  EXPECT_FALSE(holds.hold(job_.hash, at(7))) << "one at a time";
+  clock.advance_ms(ArenaHolds::kHoldMs - 1);
+  EXPECT_TRUE(holds.hold(job_.hash, at(5))) << "asked for again";
+  clock.advance_ms(ArenaHolds::kHoldMs - 1);
+  keeper.watermark(job_, at(7), {}, {{kOne, at(0)}});
+  EXPECT_EQ(held(), (std::multiset{at(5), at(7)}));
+  clock.advance_ms(1);
+  keeper.watermark(job_, at(7), {}, {{kOne, at(0)}});
+  EXPECT_EQ(held(), (std::multiset{at(7)}));
+  EXPECT_TRUE(holds.hold(job_.hash, at(7))) << "the one before is over";
+}
+
+TEST_F(CaptureKeeperTest, AStateIsFreeWhenItsReaderIsDoneAndWhenTheViewChanges) {
+  ManualClock clock;
+  ArenaHolds holds(clock);
+  ASSERT_TRUE(holds.hold(job_.hash, at(5)));
+  holds.release(job_.hash, at(6));  // somebody else's
+  EXPECT_TRUE(holds.covers({job_.hash, {}, at(5), 0, 0}));
+  EXPECT_FALSE(holds.covers({job_.hash + 1, {}, at(5), 0, 0}));
+  holds.release(job_.hash, at(5));
+  EXPECT_FALSE(holds.covers({job_.hash, {}, at(5), 0, 0}));
+
+  JobAgent agent({self_, 1, 1'500, "arena", ""},
+                 {*arena_, workers_, replicas_, loop_, report(), [](const AgentMemory&) {}, &holds},
+                 {});
+  ASSERT_TRUE(holds.hold(job_.hash, at(5)));
+  agent.on_command(CommandQuiesce{kTwo, job_.config, job_.submitted_in, at(5)});
+  EXPECT_FALSE(holds.covers({job_.hash, {}, at(5), 0, 0}));
+}
+
 }  // namespace
 }  // namespace holdfast::daemon
