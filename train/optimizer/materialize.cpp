@@ -7,40 +7,14 @@
 namespace holdfast::train {
 namespace {
 
-// Elements that each lane sends to and gets from this one for the shards of one span.
-struct Traffic {
-  std::vector<size_t> send, recv;
-};
-Traffic traffic(const StageMap& map, ShardSpan span) {
-  Traffic t{std::vector<size_t>(map.lanes), std::vector<size_t>(map.lanes)};
-  for (uint32_t flat = span.begin; flat < span.end; ++flat) {
-    const ShardId shard = map.shard(flat);
-    const size_t elements = map.layout->range(shard).size();
-    const uint32_t owner = map.owner_lane[flat];
-    if (map.hosts(shard.group, map.lane)) t.recv[owner] += elements;
-    for (uint32_t to = 0; owner == map.lane && to < map.lanes; ++to)
-      if (map.hosts(shard.group, to)) t.send[to] += elements;
-  }
-  return t;
-}
-
-size_t total(const std::vector<size_t>& all) {
-  return PayloadExchange::total(all);
-}
-
-std::vector<size_t> bytes_of(std::vector<size_t> elements, size_t width) {
-  for (size_t& count : elements) count *= width;
-  return elements;
-}
-
 template <class B>
 Status exchange_span(typename B::Device& device, PayloadExchange& payload, const StageMap& map,
                      ShardSpan span, ShardStore<B>& store, MaterializeScratch<B>& scratch,
                      ComputeWeights<B>& weights) {
   using V = typename B::Value;
-  const Traffic t = traffic(map, span);
-  scratch.send.resize(total(t.send));
-  scratch.recv.resize(total(t.recv));
+  const SpanTraffic traffic = span_traffic(map, span);
+  scratch.send.resize(PayloadExchange::total(traffic.owned_here));
+  scratch.recv.resize(PayloadExchange::total(traffic.hosted_here));
   V* to_send = scratch.send.data();
   for (uint32_t to = 0; to < map.lanes; ++to) {
     for (uint32_t flat = span.begin; flat < span.end; ++flat) {
@@ -51,18 +25,18 @@ Status exchange_span(typename B::Device& device, PayloadExchange& payload, const
     }
   }
   RETURN_IF_ERROR(payload.all_to_all(reinterpret_cast<const std::byte*>(scratch.send.data()),
-                                     bytes_of(t.send, sizeof(V)),
+                                     in_bytes(traffic.owned_here, sizeof(V)),
                                      reinterpret_cast<std::byte*>(scratch.recv.data()),
-                                     bytes_of(t.recv, sizeof(V))));
+                                     in_bytes(traffic.hosted_here, sizeof(V))));
   std::vector<size_t> at(map.lanes);
-  for (uint32_t lane = 1; lane < map.lanes; ++lane) at[lane] = at[lane - 1] + t.recv[lane - 1];
+  for (uint32_t lane = 1; lane < map.lanes; ++lane)
+    at[lane] = at[lane - 1] + traffic.hosted_here[lane - 1];
   for (uint32_t flat = span.begin; flat < span.end; ++flat) {
     const ShardId shard = map.shard(flat);
     if (!map.hosts(shard.group, map.lane)) continue;
     const ElementRange range = map.layout->range(shard);
     size_t& from = at[map.owner_lane[flat]];
-    copy(device, scratch.recv.data() + from, range.size(),
-         weights.at(shard.group, range.begin));
+    copy(device, scratch.recv.data() + from, range.size(), weights.at(shard.group, range.begin));
     from += range.size();
   }
   return device.check();
@@ -88,8 +62,8 @@ Status materialize(typename B::Device& device, PayloadExchange& payload, const S
   return {};
 }
 
-#define INSTANTIATE(B)                                                                      \
-  template Status materialize<B>(B::Device&, PayloadExchange&, const StageMap&, ShardStore<B>&,     \
+#define INSTANTIATE(B)                                                                          \
+  template Status materialize<B>(B::Device&, PayloadExchange&, const StageMap&, ShardStore<B>&, \
                                  MaterializeScratch<B>&, ComputeWeights<B>&);
 INSTANTIATE(CpuBackend<float>)
 HOLDFAST_FOR_EACH_ACCELERATOR(INSTANTIATE)

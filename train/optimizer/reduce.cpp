@@ -15,28 +15,6 @@ __extension__ using Int128 = __int128;
 constexpr int kNormShift = kFixedPointBits - 32;
 constexpr int64_t kNormLimit = int64_t{1} << 46;
 
-// Elements that this lane sends to and gets from each for the shards of one span.
-struct Traffic {
-  std::vector<size_t> send, recv;
-};
-Traffic traffic(const StageMap& map, ShardSpan span) {
-  Traffic t{std::vector<size_t>(map.lanes), std::vector<size_t>(map.lanes)};
-  for (uint32_t flat = span.begin; flat < span.end; ++flat) {
-    const ShardId shard = map.shard(flat);
-    const size_t elements = map.layout->range(shard).size();
-    const uint32_t owner = map.owner_lane[flat];
-    if (map.hosts(shard.group, map.lane)) t.send[owner] += elements;
-    for (uint32_t from = 0; owner == map.lane && from < map.lanes; ++from)
-      if (map.hosts(shard.group, from)) t.recv[from] += elements;
-  }
-  return t;
-}
-
-std::vector<size_t> bytes_of(std::vector<size_t> elements, size_t width) {
-  for (size_t& count : elements) count *= width;
-  return elements;
-}
-
 // Calls take(flat, range) for what this lane sends to `to`, in the order that it is sent.
 template <class Take>
 void for_each_sent(const StageMap& map, ShardSpan span, uint32_t to, Take take) {
@@ -58,9 +36,9 @@ Status for_each_received(const StageMap& map, ShardSpan span, Take take) {
 Status add_fixed(const int64_t* from, uint32_t shard, std::vector<int64_t>& sum) {
   for (size_t i = 0; i < sum.size(); ++i)
     if (__builtin_add_overflow(sum[i], from[i], &sum[i]))
-      return fail(ErrorCode::kGradientOverflow,
-                  fmt::format("the sum of element {} of shard {} does not fit fixed point", i,
-                              shard));
+      return fail(
+          ErrorCode::kGradientOverflow,
+          fmt::format("the sum of element {} of shard {} does not fit fixed point", i, shard));
   return {};
 }
 
@@ -95,7 +73,8 @@ void Reducer<B>::open(const StageMap& map) {
 }
 
 template <class B>
-Status Reducer<B>::reduce(PayloadExchange& payload, const StageMap& map, const Gradients<B>& gradients) {
+Status Reducer<B>::reduce(PayloadExchange& payload, const StageMap& map,
+                          const Gradients<B>& gradients) {
   reproducible_ = gradients.reproducible();
   if (reproducible_) return reduce_fixed(payload, map, gradients);
   if (map.lanes > 1) return reduce_sums(payload, map, gradients);
@@ -113,9 +92,9 @@ Status Reducer<B>::reduce_sums(PayloadExchange& payload, const StageMap& map,
   open(map);
   zero(device_, sums_.data(), sums_.size());
   for (const ShardSpan span : exchange_spans(*map.layout)) {
-    const Traffic t = traffic(map, span);
-    send_.resize(PayloadExchange::total(t.send));
-    recv_.resize(PayloadExchange::total(t.recv));
+    const SpanTraffic traffic = span_traffic(map, span);
+    send_.resize(PayloadExchange::total(traffic.hosted_here));
+    recv_.resize(PayloadExchange::total(traffic.owned_here));
     float* to_send = send_.data();
     for (uint32_t to = 0; to < map.lanes; ++to)
       for_each_sent(map, span, to, [&](ShardId shard, ElementRange range) {
@@ -123,9 +102,9 @@ Status Reducer<B>::reduce_sums(PayloadExchange& payload, const StageMap& map,
         to_send += range.size();
       });
     RETURN_IF_ERROR(payload.all_to_all(reinterpret_cast<const std::byte*>(send_.data()),
-                                       bytes_of(t.send, sizeof(float)),
+                                       in_bytes(traffic.hosted_here, sizeof(float)),
                                        reinterpret_cast<std::byte*>(recv_.data()),
-                                       bytes_of(t.recv, sizeof(float))));
+                                       in_bytes(traffic.owned_here, sizeof(float))));
     const float* from = recv_.data();
     RETURN_IF_ERROR(for_each_received(map, span, [&](uint32_t flat, size_t elements) -> Status {
       add(device_, from, elements, own_.at(flat));
@@ -142,17 +121,17 @@ Status Reducer<B>::reduce_fixed(PayloadExchange& payload, const StageMap& map,
   open(map);
   squares_ = 0;
   for (const ShardSpan span : exchange_spans(*map.layout)) {
-    const Traffic t = traffic(map, span);
-    std::vector<int64_t> send, recv(PayloadExchange::total(t.recv));
+    const SpanTraffic traffic = span_traffic(map, span);
+    std::vector<int64_t> send, recv(PayloadExchange::total(traffic.owned_here));
     for (uint32_t to = 0; to < map.lanes; ++to)
       for_each_sent(map, span, to, [&](ShardId shard, ElementRange range) {
         const int64_t* from = gradients.fixed(shard.group, range.begin);
         send.insert(send.end(), from, from + range.size());
       });
     RETURN_IF_ERROR(payload.all_to_all(reinterpret_cast<const std::byte*>(send.data()),
-                                       bytes_of(t.send, sizeof(int64_t)),
+                                       in_bytes(traffic.hosted_here, sizeof(int64_t)),
                                        reinterpret_cast<std::byte*>(recv.data()),
-                                       bytes_of(t.recv, sizeof(int64_t))));
+                                       in_bytes(traffic.owned_here, sizeof(int64_t))));
     std::map<uint32_t, std::vector<int64_t>> sums;
     const int64_t* from = recv.data();
     RETURN_IF_ERROR(for_each_received(map, span, [&](uint32_t flat, size_t elements) {

@@ -17,4 +17,22 @@ std::vector<ShardSpan> exchange_spans(const ParameterLayout& layout) {
   return spans;
 }
 
+SpanTraffic span_traffic(const StageMap& map, ShardSpan span) {
+  SpanTraffic traffic{std::vector<size_t>(map.lanes), std::vector<size_t>(map.lanes)};
+  for (uint32_t flat = span.begin; flat < span.end; ++flat) {
+    const ShardId shard = map.shard(flat);
+    const size_t elements = map.layout->range(shard).size();
+    const uint32_t owner = map.owner_lane[flat];
+    if (map.hosts(shard.group, map.lane)) traffic.hosted_here[owner] += elements;
+    for (uint32_t host = 0; owner == map.lane && host < map.lanes; ++host)
+      if (map.hosts(shard.group, host)) traffic.owned_here[host] += elements;
+  }
+  return traffic;
+}
+
+std::vector<size_t> in_bytes(std::vector<size_t> elements, size_t width) {
+  for (size_t& count : elements) count *= width;
+  return elements;
+}
+
 }  // namespace holdfast::train

@@ -28,13 +28,23 @@ struct StageMap {
   ShardId shard(uint32_t flat) const { return ShardId::unflat(flat, layout->slices()); }
 };
 
-// Shards [begin, end) by flat number whose slices travel in one exchange: about kExchangeElements, so
-// that buffers stay small whatever the model's size. The same on every lane.
+// Shards [begin, end) by flat number whose slices travel in one exchange: about kExchangeElements,
+// so that buffers stay small whatever the model's size. The same on every lane.
 struct ShardSpan {
   uint32_t begin = 0;
   uint32_t end = 0;
 };
 inline constexpr size_t kExchangeElements = size_t{1} << 21;
 std::vector<ShardSpan> exchange_spans(const ParameterLayout& layout);
+
+// Elements that the slices of a span have between this lane and each other, as their owner and as
+// one that hosts their groups: weights go from owners to hosts, gradients the other way.
+struct SpanTraffic {
+  std::vector<size_t> owned_here;   // [lane]: owned by this lane, hosted by that one
+  std::vector<size_t> hosted_here;  // [lane]: owned by that lane, hosted by this one
+};
+SpanTraffic span_traffic(const StageMap& map, ShardSpan span);
+// Counts of elements as bytes.
+std::vector<size_t> in_bytes(std::vector<size_t> elements, size_t width);
 
 }  // namespace holdfast::train
