@@ -49,7 +49,8 @@ namespace {
 
 // Running out of memory is no programmer's error: it ends the step, not the process.
 tl::unexpected<Error> out_of_memory(const std::bad_alloc& error) {
-  return fail(ErrorCode::kDeviceMemory, error.what());
+  return fail(ErrorCode::kDeviceMemory,
+              fmt::format("this lane has no room for its shards and micro-batch: {}", error.what()));
 }
 
 }  // namespace
