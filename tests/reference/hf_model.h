@@ -20,6 +20,7 @@
 #include "train/comm/in_process.h"
 #include "train/kernels/gemm.h"
 #include "train/model/stash_impl.h"
+#include "train/tensor/bf16.h"
 
 namespace holdfast::test {
 
@@ -48,26 +49,46 @@ inline std::map<std::string, std::string> read_tensors(const std::filesystem::pa
   return tensors;
 }
 
-// [N, V], for the tokens of the batch.
-inline std::vector<float> our_logits(const conf::ModelConfig& config, const Groups& groups,
-                                     const train::MicroBatch& batch) {
-  using Cpu = train::CpuBackend<float>;
+inline float as_float(float value) { return value; }
+inline float as_float(train::Bf16 value) { return train::to_float(value); }
+
+// The model's logits [N, V] of the batch, where the backend computes, as float.
+template <class B>
+std::vector<float> logits_of(typename B::Device& device, const conf::ModelConfig& config,
+                             const train::Weights<B>& weights, const train::MicroBatch& batch) {
+  using V = typename B::Value;
   const train::ParameterLayout layout(config, 1);
   const auto comms = train::make_in_process_group(1, 20'000);
   train::HostPayload payload(*comms[0]);
   const auto placement = train::place_static(config.layers, config.experts, 1, config.experts);
-  train::kernels::Cpu cpu;
-  train::MoeModel<Cpu> model(cpu, config);
-  auto stash = model.forward(&batch, train::LaneWeights<float>(groups, layout, placement, 0),
-                             {*comms[0], payload, placement, false, 1.0});
+  train::MoeModel<B> model(device, config);
+  auto stash = model.forward(&batch, weights, {*comms[0], payload, placement, false, 1.0});
   EXPECT_TRUE(stash) << stash.error().to_string();
-  const auto& head = static_cast<train::StashImpl<Cpu>&>(**stash).room->head;
-  const auto weights = train::head_tensors<const float*>(layout.group(layout.head()),
-                                                         groups[layout.head().value].data());
-  std::vector<float> logits(batch.tokens.size() * config.vocabulary);
-  train::kernels::linear<float>(cpu, {batch.tokens.size(), config.width, config.vocabulary},
-                                head.normed_ND.data(), weights.output, logits.data());
-  return logits;
+  const auto& head = static_cast<train::StashImpl<B>&>(**stash).room->head;
+  const auto tensors = train::head_tensors<const V*>(layout.group(layout.head()),
+                                                     weights.group(layout.head()));
+  const size_t elements = batch.tokens.size() * config.vocabulary;
+  typename B::template Room<V> logits;
+  typename B::template HostRoom<V> told;
+  logits.resize(elements);
+  told.resize(elements);
+  linear(device, train::kernels::LinearShape{batch.tokens.size(), config.width, config.vocabulary},
+         head.normed_ND.data(), tensors.output, logits.data());
+  download(device, logits.data(), elements, told.data());
+  const Status finished = device.finish();
+  EXPECT_TRUE(finished) << finished.error().to_string();
+  std::vector<float> floats(elements);
+  for (size_t i = 0; i < elements; ++i) floats[i] = as_float(told.data()[i]);
+  return floats;
+}
+
+inline std::vector<float> our_logits(const conf::ModelConfig& config, const Groups& groups,
+                                     const train::MicroBatch& batch) {
+  const train::ParameterLayout layout(config, 1);
+  const auto placement = train::place_static(config.layers, config.experts, 1, config.experts);
+  train::kernels::Cpu cpu;
+  return logits_of<train::CpuBackend<float>>(
+      cpu, config, train::LaneWeights<float>(groups, layout, placement, 0), batch);
 }
 
 inline train::MicroBatch random_tokens(const conf::ModelConfig& model, uint32_t sequences,
@@ -80,24 +101,38 @@ inline train::MicroBatch random_tokens(const conf::ModelConfig& model, uint32_t 
   return batch;
 }
 
+inline std::string setting(const char* name, const char* otherwise) {
+  const char* value = std::getenv(name);
+  return value != nullptr ? value : otherwise;
+}
+
 // False: PyTorch is not installed, nothing was compared. Fails the test when the logits that the
-// Python model computes from the folder are not ours.
-inline bool python_agrees(const std::filesystem::path& folder, const conf::ModelConfig& config,
-                          const Groups& groups) {
-  const train::MicroBatch batch = random_tokens(config, 3, 11);
+// Python model computes from the folder are not `logits`. type: what they were computed in, "fp32" or
+// "bf16", which says how far they may be off. HOLDFAST_PYTHON and HOLDFAST_SOURCE_DIR in the
+// environment stand for what the build knew, on another machine.
+inline bool python_agrees(const std::filesystem::path& folder, const train::MicroBatch& batch,
+                          const std::vector<float>& logits, const std::string& type) {
   boost::json::object ours;
+  ours["type"] = type;
   ours["sequences"] = batch.sequences;
   ours["tokens"] = boost::json::value_from(batch.tokens);
-  ours["logits"] = boost::json::value_from(our_logits(config, groups, batch));
+  ours["logits"] = boost::json::value_from(logits);
   std::filesystem::path file = folder;
   file += ".logits.json";
   std::ofstream(file) << boost::json::serialize(ours);
-  const std::string command = fmt::format("{} {}/tests/reference/hf_check.py {} {}", HOLDFAST_PYTHON,
-                                          HOLDFAST_SOURCE_DIR, folder.string(), file.string());
+  const std::string command = fmt::format(
+      "{} {}/tests/reference/hf_check.py {} {}", setting("HOLDFAST_PYTHON", HOLDFAST_PYTHON),
+      setting("HOLDFAST_SOURCE_DIR", HOLDFAST_SOURCE_DIR), folder.string(), file.string());
   const int status = std::system(command.c_str());
   const int code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
   EXPECT_TRUE(code == 0 || code == 77) << command << " ended with " << code;
   return code != 77;
+}
+
+inline bool python_agrees(const std::filesystem::path& folder, const conf::ModelConfig& config,
+                          const Groups& groups) {
+  const train::MicroBatch batch = random_tokens(config, 3, 11);
+  return python_agrees(folder, batch, our_logits(config, groups, batch), "fp32");
 }
 
 }  // namespace holdfast::test

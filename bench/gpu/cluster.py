@@ -1,0 +1,228 @@
+#!/usr/bin/env python3
+"""Whole clusters on this machine's accelerators: first whether they train right and survive, then what
+snapshots and recoveries cost. Builds nothing: run it on an unpacked bundle.
+
+    cluster.py [--only accuracy,kill,eight,snapshots] [--out FILE] [--data TOKENS] BUNDLE
+
+  accuracy   one job twice on one accelerator: losses bit-identical; and on the CPU: the mean loss of the
+             last 50 of 200 steps within 1%
+  kill       a lane per accelerator (two lanes where there is one): SIGKILL of a worker in mid-step, how
+             long until noticed, decided, restored, first step; it re-joins; the losses afterwards
+             beside those of an unbroken run
+  eight      eight workers on the accelerators there are: three of them killed, one after another
+  snapshots  step time with and without dense snapshots, bytes a second into the arena, longest stall
+
+Exit 0: everything that was asked for holds. 1: not, and it says what.
+"""
+import argparse
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+from playground import Cluster, Failed
+
+SMALL = {"vocabulary": 256, "layers": 3, "width": 256, "heads": 4, "kv_heads": 2, "experts": 8,
+         "top_k": 2, "expert_width": 512, "context": 128}
+LARGE = {"vocabulary": 256, "layers": 6, "width": 768, "heads": 12, "kv_heads": 12, "experts": 16,
+         "top_k": 2, "expert_width": 2048, "context": 1024}
+
+
+def make_job(name, model, steps, pipelines, micro_batches, sequences, policy, backend="cuda"):
+    return {"name": name, "backend": backend, "seed": 1, "steps": steps, "pipelines": pipelines,
+            "micro_batches": micro_batches, "micro_batch_sequences": sequences, "tolerate": 1,
+            "evaluate_every": 0, "evaluate_micro_batches": 2, "model": model,
+            "data": {"path": "text.tokens", "held_out_fraction": 0.02, "seed": 1},
+            "optimizer": {"learning_rate": 1e-3, "min_learning_rate": 1e-4, "warmup_steps": 20},
+            "snapshot": {"policy": policy, "replicas": 1, "every": 1}}
+
+
+def devices():
+    names = subprocess.run(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"],
+                           capture_output=True, text=True, check=True).stdout.split("\n")
+    return [line.strip() for line in names if line.strip()]
+
+
+def losses(rows):
+    return [row["loss"] for row in rows]
+
+
+def tail_mean(rows, count=50):
+    return statistics.fmean(losses(rows)[-count:])
+
+
+def train(bundle, data, job, nodes, arena):
+    with Cluster(bundle, nodes, arena) as cluster:
+        cluster.submit(job, data)
+        cluster.wait_done()
+        rows = cluster.steps(job)
+    if [row["step"] for row in rows] != list(range(job["steps"])):
+        raise Failed(f"{job['name']}: {len(rows)} step records for {job['steps']} steps")
+    return rows
+
+
+def accuracy(bundle, data):
+    """The same eight micro-batches of a step on one accelerator and on four CPU lanes."""
+    on_gpu = make_job("accuracy", SMALL, 200, 1, 4, 4, "none")
+    on_cpu = make_job("accuracy", SMALL, 200, 4, 1, 4, "none", "cpu")
+    first, again = (train(bundle, data, on_gpu, 1, "64MiB") for _ in range(2))
+    reference = train(bundle, data, on_cpu, 4, "64MiB")
+    differs = [i for i, (a, b) in enumerate(zip(losses(first), losses(again))) if a != b]
+    gpu, cpu = tail_mean(first), tail_mean(reference)
+    result = {"steps": 200, "steps_that_differ_when_repeated": len(differs),
+              "mean_loss_of_last_50": {"cuda": gpu, "cpu": cpu}, "relative_difference": gpu / cpu - 1,
+              "first_loss": {"cuda": losses(first)[0], "cpu": losses(reference)[0]}}
+    good = not differs and abs(gpu / cpu - 1) <= 0.01
+    return result, good
+
+
+def after(events, kind, killed_ms):
+    for event in events:
+        if event["kind"] == kind:
+            return round(event["wall_ms"] - killed_ms)
+    raise Failed(f"no event {kind} followed the kill")
+
+
+def recovery(cluster, victim, step_more):
+    """Kills the worker of `victim`; waits until `step_more` steps beyond."""
+    before = cluster.events()[-1]["sequence"]
+    killed_ms = cluster.kill_worker(victim)
+    cluster.wait("the first step after the kill",
+                 lambda: any(e["kind"] == "first_step" for e in cluster.events(before)))
+    events = cluster.events(before)
+    times = {kind: after(events, kind, killed_ms) for kind in ("worker_lost", "view", "first_step")}
+    cluster.wait(f"{victim} to re-join",
+                 lambda: any(e["kind"] == "rejoined" for e in cluster.events(before)))
+    times["rejoined"] = after(cluster.events(before), "rejoined", killed_ms)
+    cluster.wait_step(cluster.job()["step"] + step_more)
+    told = [f"{e['kind']}: {e['text']}" for e in cluster.events(before)]
+    return {"ms_after_kill": times}, told
+
+
+def kill(bundle, data, count):
+    job = make_job("kill", LARGE, 600, 2, 1, 16 if count > 1 else 4, "dense")
+    with Cluster(bundle, 2, "28GiB") as cluster:
+        cluster.submit(job, data)
+        cluster.wait_step(60)
+        result, told = recovery(cluster, "node-1", 20)
+        print("\n".join(told))
+        result["payload"] = sorted({line[line.find("payload"):] for line in
+                                    cluster.worker_logs("payload goes")})
+        cluster.wait_done()
+        rows = cluster.steps(job)
+    unbroken = train(bundle, data, dict(job, name="unbroken", snapshot={"policy": "none"}), 2, "1GiB")
+    seconds = [row["seconds"] for row in rows]
+    first = result["ms_after_kill"]["first_step"]
+    result.update({
+        "step_ms": 1e3 * statistics.median(seconds[10:55]),
+        "step_ms_without_snapshots": 1e3 * statistics.median(
+            row["seconds"] for row in unbroken[10:]),
+        "mean_loss_of_last_50": {"killed": tail_mean(rows), "unbroken": tail_mean(unbroken)}})
+    off = tail_mean(rows) / tail_mean(unbroken) - 1
+    good = len(rows) == job["steps"] and abs(off) <= 0.01 and first <= 2000 + result["step_ms"]
+    return result, good
+
+
+def eight(bundle, data):
+    job = make_job("eight", SMALL, 400, 8, 1, 4, "dense")
+    unbroken = train(bundle, data, dict(job, name="unbroken", snapshot={"policy": "none"}), 8, "64MiB")
+    kills = []
+    with Cluster(bundle, 8, "1GiB") as cluster:
+        cluster.submit(job, data)
+        cluster.wait_step(30)
+        for victim in ("node-3", "node-5", "node-7"):
+            result, told = recovery(cluster, victim, 10)
+            kills.append(result["ms_after_kill"])
+            print("\n".join(told[:6]))
+        paths = sorted({line[line.find("FOR TESTING"):] for line in
+                        cluster.worker_logs("FOR TESTING ONLY")})
+        cluster.wait_done()
+        rows = cluster.steps(job)
+    result = {"ms_after_kill": kills, "payload": paths[:1],
+              "mean_loss_of_last_50": {"killed": tail_mean(rows), "unbroken": tail_mean(unbroken)}}
+    good = len(rows) == job["steps"] and abs(tail_mean(rows) / tail_mean(unbroken) - 1) <= 0.01
+    return result, good
+
+
+def snapshots(bundle, data, count, rounds=2):
+    """In turns, so that a device that warms up favours neither."""
+    lanes = max(2, count)
+    with_, without, captured = [], [], []
+    for turn in range(2 * rounds):
+        policy = "dense" if turn % 2 else "none"
+        job = make_job("snapshots", LARGE, 120, lanes, 1, 16 if count > 1 else 8, policy)
+        with Cluster(bundle, lanes, "28GiB" if policy == "dense" else "1GiB") as cluster:
+            cluster.submit(job, data)
+            cluster.wait_done()
+            rows = cluster.steps(job)[20:]
+            (with_ if turn % 2 else without).append(statistics.median(r["seconds"] for r in rows))
+            if policy == "dense":
+                captured.append(measured(cluster, rows))
+    return {"lanes": lanes, "step_ms_without": [1e3 * s for s in without],
+            "step_ms_with_dense": [1e3 * s for s in with_],
+            "ratio": statistics.median(with_) / statistics.median(without), "captures": captured}, True
+
+
+def measured(cluster, rows):
+    told = {}
+    for node in cluster.nodes:
+        told[node] = {name: cluster.metric(f"holdfast_{name}", node) for name in (
+            "snapshot_captured_bytes_total", "snapshot_capture_seconds_total",
+            "snapshot_stall_seconds_total", "snapshots_skipped_total")}
+        total, seconds = (told[node][f"snapshot_{n}_total"] for n in ("captured_bytes", "capture_seconds"))
+        if total and seconds:
+            told[node]["captured_gb_per_second"] = total / seconds / 1e9
+    told["longest_stall_seconds"] = max((row.get("stall_seconds") or 0) for row in rows)
+    told["longest_step_seconds"] = max(row["seconds"] for row in rows)
+    return told
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="accuracy,kill,eight,snapshots")
+    parser.add_argument("--out", help="write the results there as JSON")
+    parser.add_argument("--data", help="a token file; without it one is made of /usr/include")
+    parser.add_argument("--commit", default="unknown", help="of the bundle, for the record")
+    parser.add_argument("bundle")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="hf-data-") as folder:
+        data = arguments.data or f"{folder}/text.tokens"
+        if not arguments.data:
+            subprocess.run([f"{arguments.bundle}/bin/holdfastctl", "data", "prepare", "/usr/include",
+                            "--out", data, "--max-size", "16MiB"], check=True)
+        return run(arguments, parser, pathlib.Path(data).absolute())
+
+
+def run(arguments, parser, data):
+    found = devices()
+    benches = {"accuracy": lambda: accuracy(arguments.bundle, data),
+               "kill": lambda: kill(arguments.bundle, data, len(found)),
+               "eight": lambda: eight(arguments.bundle, data),
+               "snapshots": lambda: snapshots(arguments.bundle, data, len(found))}
+    results = {"bench": "cluster.py", "devices": found, "commit": arguments.commit}
+    failed = []
+    for name in arguments.only.split(","):
+        if name not in benches:
+            parser.error(f"no such part: {name}; there are {', '.join(benches)}")
+        begun = time.monotonic()
+        try:
+            results[name], good = benches[name]()
+        except Failed as error:
+            results[name], good = {"failed": str(error)}, False
+        results[name]["good"] = good
+        failed += [] if good else [name]
+        print(f"{name}: {'good' if good else 'NOT GOOD'}, {time.monotonic() - begun:.0f} s\n"
+              f"{json.dumps(results[name], indent=1)}", flush=True)
+        if arguments.out:
+            pathlib.Path(arguments.out).write_text(json.dumps(results, indent=1) + "\n")
+    if failed:
+        print(f"not good: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
