@@ -97,22 +97,50 @@ double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
+// How long the host needs to enqueue the rounds of a step: until the last mark before the longest time
+// without any, in which it waits for the device. Where that is much less than the step, the device never
+// waits for the host, and graphs of kernels would gain nothing.
+class HostTime {
+ public:
+  void mark() {
+    const auto now = std::chrono::steady_clock::now();
+    const double gap = seconds(now - last_);
+    if (gap > longest_) {
+      longest_ = gap;
+      until_ = seconds(last_ - begun_);
+    }
+    last_ = now;
+  }
+  void begin() {
+    begun_ = last_ = std::chrono::steady_clock::now();
+    longest_ = until_ = 0;
+  }
+  double enqueued() const { return until_; }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  static double seconds(Clock::duration d) { return std::chrono::duration<double>(d).count(); }
+  Clock::time_point begun_, last_;
+  double longest_ = 0, until_ = 0;
+};
+
 struct Row {
   std::string model;
   double first_loss = 0, last_loss = 0, seconds = 0, fastest_seconds = 0, tokens_per_second = 0,
-         model_tflops = 0;
+         model_tflops = 0, host_seconds = 0;
 };
 BOOST_DESCRIBE_STRUCT(Row, (),
                       (model, first_loss, last_loss, seconds, fastest_seconds, tokens_per_second,
-                       model_tflops))
+                       model_tflops, host_seconds))
 
 Result<Row> measure(const std::string& name, uint64_t warm_up, uint64_t steps) {
   const Bench& bench = benches().at(name);
   const conf::JobConfig job = job_of(bench, warm_up + steps);
   ASSIGN_OR_RETURN(auto device, kernels::Cuda::open(0));
   AbortWord abort;
+  HostTime host;  // one lane: all marks come from this thread
   LaneTrainer<CudaBackend> trainer(std::move(device), job, random_tokens(job), abort,
-                                   [](Step, uint32_t, bool) {});
+                                   [&host](Step, uint32_t, bool) { host.mark(); });
   auto group = make_in_process_group(1, 600'000);
   const ParameterLayout layout(job.model, job.slices());
   RETURN_IF_ERROR(trainer.open_view({Epoch{1, 1}, {}, 0, {0},
@@ -121,15 +149,19 @@ Result<Row> measure(const std::string& name, uint64_t warm_up, uint64_t steps) {
     RETURN_IF_ERROR(trainer.init_shard(shard));
   RETURN_IF_ERROR(trainer.materialize(*group[0]));
   Row row{name};
-  std::vector<double> seconds;
+  std::vector<double> seconds, enqueued;
   for (uint64_t step = 0; step < warm_up + steps; ++step) {
+    host.begin();
     ASSIGN_OR_RETURN(const StepDone done, trainer.run_step(*group[0], Step(step)));
     if (step == 0) row.first_loss = done.loss;
     row.last_loss = done.loss;
-    if (step >= warm_up) seconds.push_back(done.seconds);
+    if (step < warm_up) continue;
+    seconds.push_back(done.seconds);
+    enqueued.push_back(host.enqueued());
   }
   const double tokens = double(bench.sequences) * bench.model.context;
   row.seconds = median(seconds);
+  row.host_seconds = median(enqueued);
   row.fastest_seconds = *std::min_element(seconds.begin(), seconds.end());
   row.tokens_per_second = tokens / row.seconds;
   row.model_tflops = row.tokens_per_second * flops_per_token(bench.model) / 1e12;
@@ -151,8 +183,8 @@ int main(int argc, char** argv) {
   app.add_option("--out", out, "write the rows there as JSON");
   CLI11_PARSE(app, argc, argv);
 
-  fmt::print("{:10} {:>9} {:>9} {:>12} {:>14} {:>12} {:>10}\n", "model", "first", "last", "ms/step",
-             "fastest ms", "tokens/s", "TFLOP/s");
+  fmt::print("{:10} {:>9} {:>9} {:>10} {:>11} {:>9} {:>10} {:>9}\n", "model", "first", "last", "ms/step",
+             "fastest ms", "host ms", "tokens/s", "TFLOP/s");
   std::vector<Row> rows;
   for (const std::string& name : models) {
     const auto row = measure(name, warm_up, steps);
@@ -160,9 +192,9 @@ int main(int argc, char** argv) {
       fmt::print(stderr, "step_bench: {}: {}\n", name, row.error().to_string());
       return 1;
     }
-    fmt::print("{:10} {:>9.4f} {:>9.4f} {:>12.2f} {:>14.2f} {:>12.0f} {:>10.1f}\n", name,
+    fmt::print("{:10} {:>9.4f} {:>9.4f} {:>10.2f} {:>11.2f} {:>9.2f} {:>10.0f} {:>9.1f}\n", name,
                row->first_loss, row->last_loss, row->seconds * 1e3, row->fastest_seconds * 1e3,
-               row->tokens_per_second, row->model_tflops);
+               row->host_seconds * 1e3, row->tokens_per_second, row->model_tflops);
     rows.push_back(*row);
   }
   if (!out.empty()) std::ofstream(out) << to_json_text(rows) << "\n";
