@@ -61,7 +61,7 @@ __global__ void __launch_bounds__(kBlockThreads)
                           uint32_t* first_row_H1) {
   const size_t r = thread_index();
   if (r <= rooms.hosted) first_row_H1[r] = begin_HC1[r * rooms.lanes];
-  if (r >= rooms.rows()) return;
+  if (r >= rooms.lanes * rooms.chunk_rows) return;
   const size_t lane = r / rooms.chunk_rows;
   const auto row = static_cast<uint32_t>(r % rooms.chunk_rows);
   // The last room that begins at or before the row; the head lies before the first one.
