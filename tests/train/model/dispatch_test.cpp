@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/train/model/random_group.h"
+#include "train/placement/capacity.h"
 
 namespace holdfast::train {
 namespace {
@@ -86,6 +87,27 @@ TEST(Dispatch, EveryChoiceReachesItsExpertOnce) {
       if (HasFatalFailure()) return;
     }
   }
+}
+
+// What a step reports comes from the counts alone.
+TEST(Dispatch, DropsAsManyChoicesAsFollowFromTheirCounts) {
+  uint64_t all_dropped = 0;
+  for (uint64_t seed = 0; seed < 500; ++seed) {
+    SCOPED_TRACE(testing::Message() << "seed " << seed);
+    const RandomGroup group = random_group(seed, true);
+    for (uint32_t lane = 0; lane < group.choices.size(); ++lane) {
+      const DispatchPlan plan = plan_dispatch(group.choices[lane], group.top_k, group.counts,
+                                              group.placement, {lane, false, group.most_E});
+      std::vector<uint64_t> chosen(group.experts), dropped(group.experts);
+      for (size_t i = 0; i < group.choices[lane].size(); ++i) {
+        ++chosen[group.choices[lane][i]];
+        if (plan.row_of_choice[i] == kernels::kNoRow) ++dropped[group.choices[lane][i]];
+      }
+      EXPECT_EQ(dropped_choices({0, {group.most_E}}, chosen), dropped);
+      for (const uint64_t count : dropped) all_dropped += count;
+    }
+  }
+  EXPECT_GT(all_dropped, 1000U);
 }
 
 LayerPlacement twice_on_three_lanes() {
