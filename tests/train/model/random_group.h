@@ -5,6 +5,7 @@
 #include <random>
 #include <vector>
 
+#include "train/kernels/shapes.h"
 #include "train/placement/placement.h"
 
 namespace holdfast::train {
@@ -17,6 +18,9 @@ struct RandomGroup {
   std::vector<uint32_t> counts;                // [lane * E + e]
   std::vector<uint32_t> most_E;                // empty: dropless
 
+  kernels::RouterShape shape(size_t lane) const {
+    return {choices[lane].size() / top_k, experts, top_k};
+  }
   uint32_t kept(size_t lane, uint32_t e) const {
     const uint32_t count = counts[lane * experts + e];
     return most_E.empty() ? count : std::min(count, most_E[e]);
@@ -47,6 +51,30 @@ inline RandomGroup random_group(uint64_t seed, bool capacity) {
   if (capacity)
     for (uint32_t e = 0; e < group.experts; ++e)
       group.most_E.push_back(static_cast<uint32_t>(random() % 7));
+  return group;
+}
+
+// Every lane has tokens, experts have three slots a lane between them, half of what is chosen fits.
+inline RandomGroup large_group(uint64_t seed, uint32_t lanes, uint32_t experts, size_t tokens,
+                               uint32_t top_k) {
+  std::mt19937_64 random(seed);
+  RandomGroup group;
+  group.experts = experts;
+  group.top_k = top_k;
+  group.placement.slots.resize(lanes);
+  for (uint32_t slot = 0; slot < 3 * lanes; ++slot)
+    group.placement.slots[slot / 3].push_back(ExpertIndex(slot % experts));
+  group.counts.resize(size_t{lanes} * experts);
+  for (uint32_t lane = 0; lane < lanes; ++lane) {
+    group.choices.emplace_back();
+    for (size_t i = 0; i < tokens * top_k; ++i) {
+      const auto e = static_cast<uint32_t>(random() % experts);
+      group.choices.back().push_back(e);
+      ++group.counts[lane * experts + e];
+    }
+  }
+  for (uint32_t e = 0; e < experts; ++e)
+    group.most_E.push_back(static_cast<uint32_t>(random() % (2 * tokens * top_k / experts)));
   return group;
 }
 

@@ -1,80 +1,21 @@
 // Rooms of fixed size bring every kept choice to the place where a plan of the hosts puts it.
-#include <gtest/gtest.h>
-
-#include <cstring>
-#include <numeric>
-
-#include "tests/train/model/random_group.h"
-#include "train/kernels/ops.h"
+#include "tests/train/model/rooms_kit.h"
 #include "train/model/dispatch.h"
-#include "train/model/fixed_rooms.h"
 
 namespace holdfast::train {
 namespace {
 
-using Row = std::array<uint32_t, 2>;  // source lane and choice; what travels
-constexpr size_t kHeadRows = 3;       // 6 counts
-constexpr Row kNothing = {77, 77};
-
-// One lane of the group, with all that device code works on.
-struct RoomLane {
-  FixedRooms rooms;
-  std::vector<uint32_t> tables, row_of_choice, token_of_row, counts_E;
-  std::vector<Row> sent;
-};
-
-RoomLane send(const RandomGroup& group, uint32_t lane) {
-  const kernels::Cpu cpu;
-  RoomLane out;
-  out.rooms = plan_rooms(group.placement, lane, group.most_E, kHeadRows);
-  out.tables = out.rooms.flat();
-  const std::vector<uint32_t>& choices = group.choices[lane];
-  const kernels::RouterShape shape{choices.size() / group.top_k, group.experts, group.top_k};
-  std::vector<uint32_t> rank(choices.size());
-  out.counts_E.resize(group.experts);
-  kernels::count_choices(cpu, shape, choices.data(), out.counts_E.data(), rank.data());
-  const size_t rows =
-      std::accumulate(out.rooms.sent_rows.begin(), out.rooms.sent_rows.end(), size_t{0});
-  out.row_of_choice.resize(choices.size());
-  out.token_of_row.resize(rows);
-  fill_no_rows(cpu, out.token_of_row.data(), rows);
-  const kernels::SendRooms sending = out.rooms.sending(out.tables.data());
-  place_in_rooms(cpu, shape, sending, choices.data(), rank.data(), out.counts_E.data(),
-                 out.row_of_choice.data(), out.token_of_row.data());
-  out.sent.assign(rows, kNothing);
-  for (size_t i = 0; i < choices.size(); ++i)
-    if (out.row_of_choice[i] != kernels::kNoRow)
-      out.sent.at(out.row_of_choice[i]) = {lane, static_cast<uint32_t>(i)};
-  write_heads(cpu, sending, out.counts_E.data(), sizeof(Row), out.sent.data());
-  return out;
-}
-
-// What lane `host` has in expert order, and where each expert begins.
+// What a lane has in expert order, and where each expert begins.
 struct Ordered {
   std::vector<Row> rows;
   std::vector<uint32_t> first_row;
 };
 
-Ordered receive(const std::vector<RoomLane>& lanes, uint32_t host) {
-  const kernels::Cpu cpu;
-  const FixedRooms& rooms = lanes[host].rooms;
-  std::vector<Row> received;
-  for (const RoomLane& source : lanes) {
-    const auto begin = source.sent.begin() + source.rooms.chunk_C[host];
-    EXPECT_EQ(source.rooms.sent_rows[host], rooms.chunk_rows()) << "both sides know the size";
-    received.insert(received.end(), begin, begin + static_cast<long>(rooms.chunk_rows()));
-  }
-  const kernels::ReceiveRooms receiving = rooms.receiving(lanes[host].tables.data());
-  const size_t counts = receiving.hosted * receiving.lanes;
-  std::vector<uint32_t> rows_HC(counts), begin_HC1(counts + 1), place(receiving.rows());
-  Ordered ordered;
-  ordered.first_row.resize(receiving.hosted + 1);
-  read_heads(cpu, receiving, sizeof(Row), received.data(), rows_HC.data());
-  first_rows(cpu, counts, rows_HC.data(), nullptr, begin_HC1.data());
-  place_received(cpu, receiving, begin_HC1.data(), place.data(), ordered.first_row.data());
-  ordered.rows.assign(begin_HC1.back(), kNothing);
-  for (size_t r = 0; r < place.size(); ++r)
-    if (place[r] != kernels::kNoRow) ordered.rows.at(place[r]) = received[r];
+Ordered in_order(const Arrival& arrival) {
+  Ordered ordered{std::vector<Row>(arrival.begin_HC1.back(), kNothing), arrival.first_row};
+  for (size_t r = 0; r < arrival.received.size(); ++r)
+    if (arrival.place_of_row[r] != kernels::kNoRow)
+      ordered.rows.at(arrival.place_of_row[r]) = arrival.received[r];
   return ordered;
 }
 
@@ -112,13 +53,14 @@ std::vector<Ordered> planned(const RandomGroup& group) {
 TEST(Rooms, BringEveryKeptChoiceWhereAPlanOfTheHostsPutsIt) {
   for (uint64_t seed = 0; seed < 2000; ++seed) {
     SCOPED_TRACE(testing::Message() << "seed " << seed);
-    const RandomGroup group = random_group(seed, true);
-    std::vector<RoomLane> lanes;
+    const RandomGroup group =
+        seed < 10 ? large_group(seed, 4, 6, 300, 2) : random_group(seed, true);
+    std::vector<SendingLane> lanes;
     for (uint32_t lane = 0; lane < group.choices.size(); ++lane)
-      lanes.push_back(send(group, lane));
+      lanes.push_back(send_rooms(group, lane));
     const std::vector<Ordered> expected = planned(group);
     for (uint32_t host = 0; host < lanes.size(); ++host) {
-      const Ordered ordered = receive(lanes, host);
+      const Ordered ordered = in_order(receive_rooms(lanes, host));
       ASSERT_EQ(ordered.rows, expected[host].rows);
       ASSERT_EQ(ordered.first_row, expected[host].first_row);
     }
@@ -130,7 +72,7 @@ TEST(Rooms, KnowTheTokenOfEachRowAndDropTheLastChoices) {
     SCOPED_TRACE(testing::Message() << "seed " << seed);
     const RandomGroup group = random_group(seed, true);
     for (uint32_t lane = 0; lane < group.choices.size(); ++lane) {
-      const RoomLane sent = send(group, lane);
+      const SendingLane sent = send_rooms(group, lane);
       std::vector<uint32_t> kept(group.experts), expected(sent.sent.size(), kernels::kNoRow);
       for (size_t i = 0; i < group.choices[lane].size(); ++i) {
         const uint32_t e = group.choices[lane][i];
