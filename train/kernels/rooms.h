@@ -1,11 +1,11 @@
-// Rooms of fixed size: in capacity mode each lane sends each lane as many rows whatever was chosen, so
-// that no host has to know how many there are. What one lane sends another is a chunk: a head, which
-// tells how many choices of every expert were kept, then a room for each expert that is hosted there, by
-// ascending expert. Rows that hold no choice travel too and go nowhere.
+// Rooms of fixed size: in capacity mode each lane sends each lane as many rows whatever was chosen,
+// so that no host has to know how many there are. What one lane sends another is a chunk: a head,
+// which tells how many choices of every expert were kept, then a room for each expert that is
+// hosted there, by ascending expert. Rows that hold no choice travel too and go nowhere.
 //
 // Choice `rank` of an expert with R slots, of which m choices are kept, goes to slot j where
-// j m / R <= rank < (j + 1) m / R (rounded down), the same split as in plan_dispatch. An expert's slots
-// are numbered by ascending lane; those of one lane share a room.
+// j m / R <= rank < (j + 1) m / R (rounded down), the same split as in plan_dispatch. An expert's
+// slots are numbered by ascending lane; those of one lane share a room.
 //
 // Tables lie where the device computes; train/model/fixed_rooms.h makes them.
 #pragma once
@@ -37,11 +37,13 @@ struct ReceiveRooms {
   size_t rows() const { return lanes * chunk_rows; }
 };
 
-// place_in_rooms: row_of_choice, kNoRow for dropped choices, and the token of each row that has one;
+// place_in_rooms: row_of_choice, kNoRow for dropped choices, and the token of each row that has
+// one;
 //   others are not written.
 // write_heads: min(counts, most) at the beginning of each chunk of `sent`, rows of row_bytes.
-// read_heads: from the heads of what was received, how many rows of hosted expert h came from lane c.
-// place_received: with begin_HC1, the sums of these counts before each: the place of each received row
+// read_heads: from the heads of what was received, how many rows of hosted expert h came from lane
+// c. place_received: with begin_HC1, the sums of these counts before each: the place of each
+// received row
 //   in expert order, then by lane, and the first row of each hosted expert.
 
 }  // namespace holdfast::train::kernels

@@ -1,9 +1,8 @@
-#include "train/kernels/rooms.h"
-
 #include <algorithm>
 #include <cstring>
 
 #include "train/kernels/ops.h"
+#include "train/kernels/rooms.h"
 
 namespace holdfast::train::kernels {
 namespace {

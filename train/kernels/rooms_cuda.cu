@@ -7,9 +7,7 @@ namespace {
 __device__ inline uint64_t first_of_slot(uint64_t j, uint64_t m, uint64_t slots) {
   return j * m / slots;
 }
-__device__ inline size_t thread_index() {
-  return size_t{blockIdx.x} * kBlockThreads + threadIdx.x;
-}
+__device__ inline size_t thread_index() { return size_t{blockIdx.x} * kBlockThreads + threadIdx.x; }
 
 __global__ void __launch_bounds__(kBlockThreads)
     place_in_rooms_kernel(size_t choices, unsigned top_k, SendRooms rooms,

@@ -1,5 +1,5 @@
-// One lane alone, on an accelerator: sent order is expert order, nothing travels, and the host need not
-// know how many rows each expert has.
+// One lane alone, on an accelerator: sent order is expert order, nothing travels, and the host need
+// not know how many rows each expert has.
 #pragma once
 
 #include "train/model/row_routes.h"

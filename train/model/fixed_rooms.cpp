@@ -91,10 +91,10 @@ kernels::ReceiveRooms FixedRooms::receiving(const uint32_t* base) const {
   const uint32_t* expert = base + most_E.size() + first_slot_E1.size() + room_S.size() +
                            room_begin_S.size() + chunk_C.size();
   const size_t hosted = expert_H.size();
-  return {chunk_C.size(),       hosted,
-          chunk_rows(),         expert,
-          expert + hosted,      expert + 2 * hosted,
-          expert + 3 * hosted,  expert + 4 * hosted};
+  return {chunk_C.size(),      hosted,
+          chunk_rows(),        expert,
+          expert + hosted,     expert + 2 * hosted,
+          expert + 3 * hosted, expert + 4 * hosted};
 }
 
 }  // namespace holdfast::train

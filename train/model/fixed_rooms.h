@@ -1,5 +1,5 @@
-// Where the rooms of fixed size lie (train/kernels/rooms.h): a pure function of placement and capacity,
-// so that all lanes agree on every size without a word.
+// Where the rooms of fixed size lie (train/kernels/rooms.h): a pure function of placement and
+// capacity, so that all lanes agree on every size without a word.
 #pragma once
 
 #include <cstddef>
@@ -26,8 +26,8 @@ struct FixedRooms {
   kernels::ReceiveRooms receiving(const uint32_t* base) const;
 };
 
-// most_E: choices of one micro-batch that an expert takes. A room has the most rows that an even split
-// over the expert's slots can bring; head_rows lie before the rooms of each chunk.
+// most_E: choices of one micro-batch that an expert takes. A room has the most rows that an even
+// split over the expert's slots can bring; head_rows lie before the rooms of each chunk.
 FixedRooms plan_rooms(const LayerPlacement& placement, uint32_t lane,
                       std::span<const uint32_t> most_E, size_t head_rows);
 

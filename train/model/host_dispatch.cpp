@@ -9,8 +9,7 @@ namespace holdfast::train {
 
 template <class B>
 Status HostDispatch<B>::plan(typename B::Device& device, kernels::RouterShape shape,
-                             ChoicesView chosen, const DispatchRoute& route,
-                             RowRoutes<B>& routes) {
+                             ChoicesView chosen, const DispatchRoute& route, RowRoutes<B>& routes) {
   const size_t choices = shape.choices();
   staging_.resize(choices + shape.experts);
   download(device, chosen.choices_NK, choices, staging_.data());

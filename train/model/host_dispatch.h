@@ -1,5 +1,5 @@
-// The host plans the way of rows: what the CPU does, and what dropless mode needs between lanes, where
-// nobody knows beforehand how many rows come.
+// The host plans the way of rows: what the CPU does, and what dropless mode needs between lanes,
+// where nobody knows beforehand how many rows come.
 #pragma once
 
 #include "train/model/row_routes.h"

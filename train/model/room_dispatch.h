@@ -1,5 +1,5 @@
-// Capacity mode between lanes without a word between hosts: rooms of fixed size (train/kernels/rooms.h).
-// How many rows there are travels in front of them, from device to device.
+// Capacity mode between lanes without a word between hosts: rooms of fixed size
+// (train/kernels/rooms.h). How many rows there are travels in front of them, from device to device.
 #pragma once
 
 #include "train/model/fixed_rooms.h"
@@ -14,8 +14,7 @@ class RoomDispatch {
   void plan(typename B::Device& device, kernels::RouterShape shape, ChoicesView chosen,
             size_t row_bytes, const DispatchRoute& route, RowRoutes<B>& routes);
   // Into the heads of `sent`: how many choices this lane keeps.
-  void announce(typename B::Device& device, ChoicesView chosen, size_t row_bytes,
-                void* sent) const;
+  void announce(typename B::Device& device, ChoicesView chosen, size_t row_bytes, void* sent) const;
   // From the heads of what was received: where the rows belong, and the first row of each expert.
   void arrive(typename B::Device& device, size_t row_bytes, const void* received,
               RowRoutes<B>& routes);

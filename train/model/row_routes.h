@@ -1,5 +1,5 @@
-// Where the rows of one layer's micro-batch go, where the backend computes. Filled in by one of three
-// ways, after which rows travel alike:
+// Where the rows of one layer's micro-batch go, where the backend computes. Filled in by one of
+// three ways, after which rows travel alike:
 //   HostDispatch    lanes tell each other over the host how many rows they have, and the host plans
 //   AloneDispatch   one lane: nothing travels, the device plans
 //   RoomDispatch    capacity mode: rooms of fixed size, the device plans
@@ -29,7 +29,7 @@ struct DispatchRoute {
 // What this lane's micro-batch chose, where the backend computes.
 struct ChoicesView {
   const uint32_t* choices_NK;
-  const uint32_t* rank_NK;   // see count_choices
+  const uint32_t* rank_NK;  // see count_choices
   const uint32_t* counts_E;
 };
 
@@ -41,7 +41,7 @@ struct RowRoutes {
   size_t sent = 0, received = 0;  // rows, those that hold no choice too
   size_t hosted = 0;              // experts
   Room<uint32_t> row_of_choice_NK, token_of_row_R, place_of_row_R;
-  Room<uint32_t> first_row;  // of each hosted expert, and the end
+  Room<uint32_t> first_row;                      // of each hosted expert, and the end
   std::vector<size_t> sent_rows, received_rows;  // by lane
   std::vector<kernels::ExpertRows> products;     // of backends in host memory
 
@@ -64,8 +64,8 @@ struct RowRoutes {
   }
 };
 
-// A small table that the host fills and the backend reads. Copied only when it has changed; the device
-// has finished with what it was used for before.
+// A small table that the host fills and the backend reads. Copied only when it has changed; the
+// device has finished with what it was used for before.
 template <class B>
 class BackendTable {
  public:

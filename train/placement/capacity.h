@@ -1,5 +1,5 @@
-// Capacity mode: how many choices of one micro-batch each expert takes at most (DESIGN.md, section 7).
-// A property of the job, not of who is alive, so that losses do not depend on failures. Pure.
+// Capacity mode: how many choices of one micro-batch each expert takes at most (DESIGN.md, section
+// 7). A property of the job, not of who is alive, so that losses do not depend on failures. Pure.
 #pragma once
 
 #include <cstddef>
@@ -13,10 +13,10 @@
 namespace holdfast::train {
 
 struct CapacityRule {
-  double factor;       // of the even share, > 0
-  uint32_t slots;      // D * k, those of the job's nominal lanes
-  size_t tokens;       // N, of a micro-batch
-  uint32_t top_k;      // K
+  double factor;   // of the even share, > 0
+  uint32_t slots;  // D * k, those of the job's nominal lanes
+  size_t tokens;   // N, of a micro-batch
+  uint32_t top_k;  // K
 };
 
 // of each expert: min(N, ceil(factor * N * K * b_e / slots)), where SYMI's rule gives it b_e of the

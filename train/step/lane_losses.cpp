@@ -70,8 +70,7 @@ Status LaneTrainer<B>::gather_losses(Communicator& comm, StepDone& done) {
   return {};
 }
 
-#define INSTANTIATE(B) \
-  template Status LaneTrainer<B>::gather_losses(Communicator&, StepDone&);
+#define INSTANTIATE(B) template Status LaneTrainer<B>::gather_losses(Communicator&, StepDone&);
 INSTANTIATE(CpuBackend<float>)
 HOLDFAST_FOR_EACH_ACCELERATOR(INSTANTIATE)
 #undef INSTANTIATE

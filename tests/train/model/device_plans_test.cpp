@@ -1,5 +1,5 @@
-// The plans that accelerators make, here on the CPU: alone, and in rooms that are used again for other
-// lanes, placements and capacities.
+// The plans that accelerators make, here on the CPU: alone, and in rooms that are used again for
+// other lanes, placements and capacities.
 #include <gtest/gtest.h>
 
 #include "tests/train/model/random_group.h"
@@ -40,8 +40,8 @@ TEST(AloneDispatch, PlacesRowsAsAPlanOfTheHostDoesAndNothingBehindThem) {
     alone.plan(cpu, chosen.shape, chosen.view(), group.most_E, routes);
     LayerPlacement one{{{}}};
     for (uint32_t e = 0; e < group.experts; ++e) one.slots[0].push_back(ExpertIndex(e));
-    const DispatchPlan plan = plan_dispatch(chosen.choices, group.top_k, chosen.counts, one,
-                                            {0, false, group.most_E});
+    const DispatchPlan plan =
+        plan_dispatch(chosen.choices, group.top_k, chosen.counts, one, {0, false, group.most_E});
     EXPECT_EQ(values(routes.row_of_choice_NK), plan.row_of_choice);
     EXPECT_EQ(routes.products, plan.products);
     std::vector<uint32_t> tokens = plan.token_of_row;

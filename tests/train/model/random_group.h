@@ -1,4 +1,5 @@
-// A stage group that has chosen: any placement, some lanes without tokens, experts that nobody chose.
+// A stage group that has chosen: any placement, some lanes without tokens, experts that nobody
+// chose.
 #pragma once
 
 #include <algorithm>

@@ -13,7 +13,7 @@
 
 namespace holdfast::train {
 
-using Row = std::array<uint32_t, 2>;  // source lane and choice; what travels
+using Row = std::array<uint32_t, 2>;    // source lane and choice; what travels
 inline constexpr size_t kHeadRows = 3;  // of at most 6 counts
 inline constexpr Row kNothing = {77, 77};
 
@@ -40,8 +40,8 @@ inline SendingLane send_rooms(const RandomGroup& group, uint32_t lane) {
   out.token_of_row.resize(rows);
   kernels::fill_no_rows(cpu, out.token_of_row.data(), rows);
   const kernels::SendRooms sending = out.rooms.sending(out.tables.data());
-  kernels::place_in_rooms(cpu, shape, sending, choices.data(), out.rank.data(),
-                          out.counts_E.data(), out.row_of_choice.data(), out.token_of_row.data());
+  kernels::place_in_rooms(cpu, shape, sending, choices.data(), out.rank.data(), out.counts_E.data(),
+                          out.row_of_choice.data(), out.token_of_row.data());
   out.sent.assign(rows, kNothing);
   for (size_t i = 0; i < choices.size(); ++i)
     if (out.row_of_choice[i] != kernels::kNoRow)

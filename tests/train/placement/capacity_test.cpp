@@ -46,16 +46,15 @@ TEST(CapacityTest, HasRoomForAllChoicesFromFactorOneOn) {
     const auto top_k = static_cast<uint32_t>(1 + random() % experts);
     std::vector<uint64_t> popularity(experts);
     for (uint64_t& count : popularity) count = random() % 3 == 0 ? 0 : random() % 1000;
-    const CapacityRule rule{1.0 + static_cast<double>(random() % 100) / 50, slots, 1 + random() % 50,
-                            top_k};
+    const CapacityRule rule{1.0 + static_cast<double>(random() % 100) / 50, slots,
+                            1 + random() % 50, top_k};
     const Counts most = capacity_of_experts(rule, popularity);
     const Counts budget = slots_by_popularity(popularity, slots);
     uint64_t room = 0;
     for (size_t e = 0; e < experts; ++e) {
       ASSERT_LE(most[e], rule.tokens);
       room += most[e];
-      for (size_t f = 0; f < experts; ++f)
-        ASSERT_TRUE(budget[e] < budget[f] || most[e] >= most[f]);
+      for (size_t f = 0; f < experts; ++f) ASSERT_TRUE(budget[e] < budget[f] || most[e] >= most[f]);
     }
     // Only the bound by the tokens takes room away.
     if (std::find(most.begin(), most.end(), rule.tokens) == most.end()) {

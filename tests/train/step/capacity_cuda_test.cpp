@@ -1,5 +1,5 @@
-// Capacity mode on accelerators: alone and between lanes, over host memory and by NCCL, against each
-// other and against the CPU.
+// Capacity mode on accelerators: alone and between lanes, over host memory and by NCCL, against
+// each other and against the CPU.
 #include <numeric>
 
 #include "tests/train/step/cuda_lanes.h"
@@ -35,7 +35,8 @@ uint64_t choices_of(const conf::JobConfig& job) {
          job.model.context * job.model.top_k * job.model.layers;
 }
 
-// Rounding to bf16 flips some choices, and with them which are dropped; no more than a few of a hundred.
+// Rounding to bf16 flips some choices, and with them which are dropped; no more than a few of a
+// hundred.
 void expect_close(const conf::JobConfig& job, const StepDone& a, const StepDone& b) {
   EXPECT_NEAR(a.loss, b.loss, 0.01 * b.loss);
   EXPECT_NEAR(a.gradient_norm, b.gradient_norm, 0.05 * b.gradient_norm);
@@ -88,8 +89,7 @@ TEST(CudaCapacity, GivesTheSameBitsInEveryRunAndLearns) {
   if (const std::string why = missing_devices(1); !why.empty()) GTEST_SKIP() << why;
   std::string path;
   for (const std::vector<uint32_t>& ordinals : {std::vector<uint32_t>{0}, {0, 0}}) {
-    const std::vector<double> losses =
-        train_lanes(capacity_job(1.25), ordinals, 10, path).losses();
+    const std::vector<double> losses = train_lanes(capacity_job(1.25), ordinals, 10, path).losses();
     EXPECT_EQ(train_lanes(capacity_job(1.25), ordinals, 10, path).losses(), losses);
     EXPECT_LT(losses.back(), losses.front());
   }

@@ -1,5 +1,5 @@
-// Capacity mode of a job: what is dropped is counted, is the same whoever is alive, and is nothing where
-// there is room for all.
+// Capacity mode of a job: what is dropped is counted, is the same whoever is alive, and is nothing
+// where there is room for all.
 #include <gtest/gtest.h>
 
 #include <numeric>
