@@ -139,11 +139,12 @@ struct StepRow {
   double gradient_norm = 0;
   double seconds = 0;
   uint64_t tokens = 0;
+  uint64_t tokens_dropped = 0;  // choices beyond capacity
   std::optional<double> held_out_loss;
 };
 BOOST_DESCRIBE_STRUCT(StepRow, (),
                       (step, made, lanes, loss, learning_rate, gradient_norm, seconds, tokens,
-                       held_out_loss))
+                       tokens_dropped, held_out_loss))
 
 struct Accepted {
   JobId job;

@@ -33,11 +33,13 @@ Result<bool> StepLog::record(const JobId& job, const train::StepDone& step) {
   row.gradient_norm = step.gradient_norm;
   row.seconds = step.seconds;
   row.tokens = step.tokens;
+  row.tokens_dropped = step.tokens_dropped;
   row.held_out_loss = step.held_out_loss;
   const double speed = step.seconds > 0 ? static_cast<double>(step.tokens) / step.seconds : 0;
   tokens_per_second_ = tokens_per_second_ == 0
                            ? speed
                            : (1 - kSmoothing) * tokens_per_second_ + kSmoothing * speed;
+  tokens_dropped_ += step.tokens_dropped;
   newest_ = row;
   newest_lanes_ = {step.lane};
   RETURN_IF_ERROR(catalog_.write({{key(job, step.step), to_json_text(row)}},

@@ -112,6 +112,9 @@ std::string local_metrics(const LocalView& view, const CoordinatorHost* coordina
   metric(out, "holdfast_ledger_rows_inferred_total", "counter",
          "Ledger rows sealed from the plan, as the report was lost with its node.",
          static_cast<double>(c.counters().rows_inferred));
+  metric(out, "holdfast_tokens_dropped_total", "counter",
+         "Choices beyond capacity, in all steps that were reported.",
+         static_cast<double>(coordinator->steps().tokens_dropped()));
   if (c.view() == nullptr) return out;
   metric(out, "holdfast_lanes", "gauge", "Live lanes of the running job.",
          static_cast<double>(c.view()->members.size()));

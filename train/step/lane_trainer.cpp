@@ -15,12 +15,25 @@
 #include "train/step/counting_communicator.h"
 
 namespace holdfast::train {
+namespace {
+
+// Of the job's nominal slots, whoever is alive.
+std::optional<Capacity> capacity_of(const conf::JobConfig& job) {
+  const std::optional<double> factor = job.capacity();
+  if (!factor) return std::nullopt;
+  const size_t tokens = size_t{job.micro_batch_sequences} * job.model.context;
+  return static_capacity(job.model.layers, job.model.experts,
+                         {*factor, job.pipelines * job.slots(), tokens, job.model.top_k});
+}
+
+}  // namespace
 
 template <class B>
 LaneTrainer<B>::LaneTrainer(std::unique_ptr<typename B::Device> device, const conf::JobConfig& job,
                             BatchSource batches, AbortWord& abort, ProgressFn progress)
     : job_(job),
       layout_(job.model, job.slices()),
+      capacity_(capacity_of(job)),
       batches_(std::move(batches)),
       abort_(abort),
       progress_(std::move(progress)),
@@ -188,8 +201,13 @@ MarkFn LaneTrainer<B>::marker() const {
 
 template <class B>
 ModelContext LaneTrainer<B>::context(const Wires& wires) const {
-  return {wires.comm, wires.payload, map_.placement, job_.reproducible,
-          1.0 / (static_cast<double>(job_.pipelines) * job_.micro_batches)};
+  return {wires.comm,
+          wires.payload,
+          map_.placement,
+          job_.reproducible,
+          1.0 / (static_cast<double>(job_.pipelines) * job_.micro_batches),
+          capacity_ ? &*capacity_ : nullptr,
+          !B::kHostMemory};
 }
 
 template <class B>
@@ -268,60 +286,6 @@ Status LaneTrainer<B>::run_round(const Wires& wires, Step step,
   RETURN_IF_ERROR(model_.expert_weight_gradient(*stash, gradients));
   RETURN_IF_ERROR(device_->finish());
   if (batch) losses_.push_back(stash->loss());
-  return {};
-}
-
-// Losses are summed in the order of micro-batches, whoever ran them.
-template <class B>
-Status LaneTrainer<B>::gather_losses(Communicator& comm, StepDone& done) {
-  const size_t cells = size_t{job_.model.layers} * job_.model.experts;
-  const size_t row_bytes = sizeof(LossRow) + cells * sizeof(uint64_t);
-  std::vector<std::byte> mine;
-  for (const MicroBatchLoss& loss : losses_) {
-    const LossRow row{loss.cross_entropy, loss.load_balance, loss.z_loss};
-    const auto head = std::as_bytes(std::span(&row, 1));
-    const auto tail = std::as_bytes(std::span(loss.popularity));
-    mine.insert(mine.end(), head.begin(), head.end());
-    mine.insert(mine.end(), tail.begin(), tail.end());
-  }
-  std::vector<size_t> sizes(map_.lanes);
-  std::vector<std::vector<uint32_t>> ran(map_.lanes);
-  for (const Round& round : rounds_)
-    for (uint32_t lane = 0; lane < map_.lanes; ++lane)
-      if (round.lanes[lane]) ran[lane].push_back(round.lanes[lane]->value);
-  for (uint32_t lane = 0; lane < map_.lanes; ++lane) sizes[lane] = ran[lane].size() * row_bytes;
-  const uint32_t count = job_.pipelines * job_.micro_batches;
-  std::vector<std::byte> all(count * row_bytes);
-  RETURN_IF_ERROR(comm.all_gather(mine, all, sizes));
-
-  std::vector<const std::byte*> by_micro_batch(count);
-  const std::byte* at = all.data();
-  for (const auto& lane : ran)
-    for (const uint32_t j : lane) {
-      by_micro_batch[j] = at;
-      at += row_bytes;
-    }
-  LossRow sum;
-  done.popularity.assign(cells, 0);
-  std::vector<uint64_t> popularity(cells);
-  for (const std::byte* from : by_micro_batch) {
-    LossRow row;
-    std::memcpy(&row, from, sizeof row);
-    std::memcpy(popularity.data(), from + sizeof row, cells * sizeof(uint64_t));
-    sum.cross_entropy += row.cross_entropy;
-    sum.load_balance += row.load_balance;
-    sum.z_loss += row.z_loss;
-    for (size_t c = 0; c < cells; ++c) done.popularity[c] += popularity[c];
-  }
-  done.micro_batches = ran[map_.lane];
-  done.loss = sum.cross_entropy / count;
-  done.load_balance_loss = sum.load_balance / count;
-  done.z_loss = sum.z_loss / count;
-  done.tokens = uint64_t{count} * job_.micro_batch_sequences * job_.model.context;
-  if (!std::isfinite(done.loss + done.load_balance_loss + done.z_loss))
-    return fail(ErrorCode::kLossNotFinite,
-                fmt::format("step {}: cross entropy {}, load balance {}, z-loss {}",
-                            done.step.value, done.loss, done.load_balance_loss, done.z_loss));
   return {};
 }
 

@@ -80,6 +80,7 @@ class LaneTrainer final : public Trainer {
 
   const conf::JobConfig job_;
   const ParameterLayout layout_;
+  const std::optional<Capacity> capacity_;  // nullopt: dropless
   const BatchSource batches_;
   AbortWord& abort_;
   const ProgressFn progress_;

@@ -17,7 +17,7 @@
 
 namespace holdfast::train {
 
-inline constexpr uint32_t kWorkerLinkVersion = 1;
+inline constexpr uint32_t kWorkerLinkVersion = 2;
 
 // Shards by flat number (ShardId::flat) that are held at one state.
 struct HeldShards {
@@ -93,13 +93,15 @@ struct StepDone {
   uint64_t tokens = 0;  // of the whole step
   double seconds = 0;
   std::optional<double> held_out_loss;  // when this version was evaluated
-  std::vector<uint64_t> popularity;     // [layer][expert] tokens of the whole step, flattened
+  std::vector<uint64_t> popularity;     // [layer][expert] choices of the whole step, flattened
+  uint64_t tokens_dropped = 0;          // choices beyond capacity, of the whole step
+  std::vector<uint64_t> dropped;        // the same by [layer][expert]; empty: dropless
   uint64_t bytes_exchanged = 0;         // sent by this lane in this step
 };
 BOOST_DESCRIBE_STRUCT(StepDone, (),
                       (epoch, step, lane, micro_batches, loss, load_balance_loss, z_loss,
                        gradient_norm, learning_rate, tokens, seconds, held_out_loss, popularity,
-                       bytes_exchanged))
+                       tokens_dropped, dropped, bytes_exchanged))
 
 // The capture that was asked for is published in the arena, or was not possible.
 struct Captured {

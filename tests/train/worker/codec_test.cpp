@@ -19,6 +19,8 @@ std::vector<FromWorker> every_from_worker() {
   step.micro_batches = {1, 3};
   step.loss = 5.25;
   step.popularity = {10, 0, 7};
+  step.tokens_dropped = 5;
+  step.dropped = {3, 0, 2};
   StepDone evaluated = step;
   evaluated.held_out_loss = 0.1 + 0.2;
   return {Hello{kWorkerLinkVersion,
