@@ -119,6 +119,7 @@ Result<Row> measure(const std::string& name, uint64_t warm_up, uint64_t steps) {
                                      std::vector<uint32_t>(layout.shard_count(), 0)}));
   for (uint32_t shard = 0; shard < layout.shard_count(); ++shard)
     RETURN_IF_ERROR(trainer.init_shard(shard));
+  RETURN_IF_ERROR(trainer.finish_loading());
   RETURN_IF_ERROR(trainer.materialize(*group[0]));
   Row row{name};
   std::vector<double> seconds;

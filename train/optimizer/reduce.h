@@ -19,6 +19,9 @@ class Reducer {
  public:
   explicit Reducer(typename B::Device& device) : device_(device) {}
 
+  // Memory for owned shards of up to so many elements, before they come.
+  void reserve(size_t elements) { sums_.resize(elements); }
+
   // Called by all lanes, after gradients.close(). Errors: the communicator's, the device's,
   // kGradientOverflow.
   Status reduce(PayloadExchange& payload, const StageMap& map, const Gradients<B>& gradients);
