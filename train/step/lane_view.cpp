@@ -22,7 +22,7 @@ Status LaneTrainer<B>::reserve() {
     store_.reserve(room.shard_elements);
     weights_.reserve(room.hosted_elements);
     gradients_.reserve(room.hosted_elements);
-    reducer_.reserve(room.summed_elements);
+    reducer_.reserve(layout_.shard_count(), room.summed_elements);
     return {};
   } catch (const std::bad_alloc& error) {
     return fail(ErrorCode::kDeviceMemory,
