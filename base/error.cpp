@@ -82,7 +82,7 @@ constexpr std::array kTable = {
     ErrorRow{ErrorCode::kDeviceFailed, "device_failed",
              "start the worker again; if it comes back, check the accelerator with `nvidia-smi`", 1},
     ErrorRow{ErrorCode::kDeviceMemory, "device_memory",
-             "use smaller micro-batches, or more workers", 8},
+             "use smaller micro-batches, more workers or a smaller `tolerate`", 8},
     ErrorRow{ErrorCode::kFileIo, "file_io", "check the path or address named, and its permissions", 1},
     ErrorRow{ErrorCode::kDiskFull, "disk_full", "make room on the file system named", 8},
     ErrorRow{ErrorCode::kAddressInUse, "address_in_use",

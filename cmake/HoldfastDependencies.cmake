@@ -1,4 +1,5 @@
 # Libraries from the distribution. Each is named once here; folders link the target.
+include(CheckCXXSourceCompiles)
 find_package(Threads REQUIRED)
 find_package(PkgConfig REQUIRED)
 find_package(Boost 1.81 REQUIRED)
@@ -31,6 +32,14 @@ endfunction()
 
 holdfast_external(ext_expected HEADER tl/expected.hpp)
 holdfast_external(ext_xxhash HEADER xxhash.h LIBS xxhash)
+# Not every build of it can choose the widest vector unit of the processor at run time.
+set(CMAKE_REQUIRED_LIBRARIES ${ext_xxhash_xxhash})
+check_cxx_source_compiles("#include <xxh_x86dispatch.h>
+int main() { return static_cast<int>(XXH3_64bits_dispatch(\"\", 0)); }" HOLDFAST_XXHASH_DISPATCH)
+unset(CMAKE_REQUIRED_LIBRARIES)
+if(HOLDFAST_XXHASH_DISPATCH)
+  target_compile_definitions(ext_xxhash INTERFACE HOLDFAST_XXHASH_DISPATCH)
+endif()
 holdfast_external(ext_toml HEADER toml++/toml.h)
 holdfast_external(ext_cli11 HEADER CLI/CLI.hpp)
 holdfast_external(ext_gloo HEADER gloo/context.h LIBS gloo)

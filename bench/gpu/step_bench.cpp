@@ -161,6 +161,7 @@ Result<Row> measure(const std::string& name, const Options& options) {
                                      std::vector<uint32_t>(layout.shard_count(), 0)}));
   for (uint32_t shard = 0; shard < layout.shard_count(); ++shard)
     RETURN_IF_ERROR(trainer.init_shard(shard));
+  RETURN_IF_ERROR(trainer.finish_loading());
   RETURN_IF_ERROR(trainer.materialize(*group[0]));
   Row row{name, options.routing};
   std::vector<double> seconds, enqueued;

@@ -42,6 +42,7 @@ struct CudaLane {
               .has_value());
     if (plan.base == StateVersion{})
       for (const uint32_t shard : trainer->owned()) CHECK(trainer->init_shard(shard).has_value());
+    CHECK(trainer->finish_loading().has_value());
     const Status made = trainer->materialize(comm);
     CHECK(made.has_value(), "{}", made.error().to_string());
   }

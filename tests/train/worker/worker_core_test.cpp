@@ -94,6 +94,7 @@ class HalfStepTrainer final : public Trainer {
   }
   Status load_shard(uint32_t, std::span<const std::byte>) override { return {}; }
   Status init_shard(uint32_t) override { return {}; }
+  Status finish_loading() override { return {}; }
   Status materialize(Communicator&) override { return {}; }
   Result<StepDone> run_step(Communicator&, Step step) override {
     current_ = {Version(step.value + 1), epoch_};
@@ -116,8 +117,9 @@ class HalfStepTrainer final : public Trainer {
    public:
     explicit Zeros(StateVersion state) : state_(state) {}
     StateVersion state() const override { return state_; }
-    bool read_shard(uint32_t, std::span<std::byte> out) override {
+    bool read_shard(uint32_t, std::span<std::byte> out, const PieceFn& copied) override {
       std::fill(out.begin(), out.end(), std::byte{0});
+      copied(out);
       return true;
     }
 
@@ -212,6 +214,12 @@ TEST_F(WorkerCores, AStepThatIsFinishedIsToldAlthoughWhatCameAfterItFailed) {
   ASSERT_TRUE(block);
   daemon_->say(Capture{kOne, Version(1), {{0, block->index.value}}});
   daemon_->say(Go{kOne, {restored.comm_address}});
+  const auto running = daemon_->expect<Running>();
+  EXPECT_EQ(running.times.bytes, 4096u);
+  EXPECT_GT(running.times.room_seconds, 0);
+  EXPECT_GT(running.times.load_seconds, 0);
+  EXPECT_GT(running.times.connect_seconds, 0);
+  EXPECT_GT(running.times.weights_seconds, 0);
   bool captured = false, broken = false;
   std::optional<Step> done;
   while (!captured || !broken) {
