@@ -49,12 +49,14 @@ bool DraftStage::has_room(uint32_t micro_batch) const {
   if (micro_batch < reach) return true;
   const uint32_t before = micro_batch - static_cast<uint32_t>(reach);
   if (coupled_) return before < gradient_;
-  return weight_[before % lanes_] > before && experts_done_ > before;
+  return weight_[before % lanes_] > before &&
+         (costs_.weight.expert == 0 || experts_done_ > before);
 }
 
 DraftStage::Window DraftStage::forward_window(double time) const {
   Window window = arrived(forward_, forward_at_, time);
-  while (window.count > 0 && !has_room(forward_ + window.count - 1)) --window.count;
+  for (uint32_t i = 0; i < window.count; ++i)  // lanes do W at different times
+    if (!has_room(forward_ + i)) window.count = i;
   return window;
 }
 

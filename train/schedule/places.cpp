@@ -49,9 +49,10 @@ std::vector<StagePlaces> places_of(const Plan& plan) {
   return all;
 }
 
-uint32_t release_round(const StagePlaces& places, uint32_t micro_batch) {
+uint32_t release_round(const StagePlaces& places, uint32_t micro_batch, bool experts) {
   const MicroBatchPlaces& one = places.micro_batches[micro_batch];
   if (!one.gradient.known() || !one.weight.known()) return kNowhere;
+  if (!experts) return one.weight.round;
   const auto number =
       std::lower_bound(places.gradient_rounds.begin(), places.gradient_rounds.end(),
                        one.gradient.round) - places.gradient_rounds.begin();

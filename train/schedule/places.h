@@ -33,7 +33,8 @@ struct StagePlaces {
 StagePlaces places_of(const StagePlan& stage, uint32_t total);
 std::vector<StagePlaces> places_of(const Plan& plan);
 
-// The round at whose end a lane no longer holds the micro-batch: both W done; kNowhere if never.
-uint32_t release_round(const StagePlaces& places, uint32_t micro_batch);
+// The round at whose end a lane no longer holds the micro-batch: dense W done, and expert W where there
+// are experts; kNowhere if never.
+uint32_t release_round(const StagePlaces& places, uint32_t micro_batch, bool experts);
 
 }  // namespace holdfast::train

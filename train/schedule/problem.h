@@ -44,7 +44,8 @@ constexpr bool coupled(Policy policy) {
 struct StageProblem {
   std::vector<uint32_t> lanes;  // the pipeline of each live lane, ascending
   StageCosts costs;
-  // Micro-batches a lane may hold: from the start of F to the end of its W, expert W included.
+  // Micro-batches a lane may hold: from the start of F to the end of W, expert W included where it
+  // costs anything.
   uint32_t cap = 0;
 };
 

@@ -109,7 +109,7 @@ Timing simulate(const Problem& problem, const Plan& plan, Barrier barrier) {
   const std::vector<StagePlaces> places = places_of(plan);
   Timing timing;
   timing.duration = durations(problem, plan, places);
-  timing.peak = peak_micro_batches(plan, places);
+  timing.peak = peak_micro_batches(problem, plan, places);
   GraphBuilder builder(problem, plan, places, timing.duration);
   const StepGraph graph = builder.build();
   const StepTimes times = time_step(graph, barrier);

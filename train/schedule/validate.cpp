@@ -100,14 +100,15 @@ void check_experts(const StagePlan& stage, size_t s, const StagePlaces& places, 
 
 }  // namespace
 
-std::vector<std::vector<uint32_t>> peak_micro_batches(const Plan& plan,
+std::vector<std::vector<uint32_t>> peak_micro_batches(const Problem& problem, const Plan& plan,
                                                       const std::vector<StagePlaces>& places) {
   std::vector<std::vector<uint32_t>> peaks;
   for (size_t s = 0; s < plan.stages.size(); ++s) {
     const StagePlan& stage = plan.stages[s];
+    const bool experts = problem.stages[s].costs.weight.expert > 0;
     std::vector<std::vector<uint32_t>> released(stage.rounds.size());  // lanes, by round
     for (uint32_t j = 0; j < places[s].micro_batches.size(); ++j)
-      if (const uint32_t round = release_round(places[s], j); round != kNowhere)
+      if (const uint32_t round = release_round(places[s], j, experts); round != kNowhere)
         released[round].push_back(places[s].micro_batches[j].forward.lane);
     std::vector<uint32_t> held(stage.lanes.size(), 0);
     std::vector<uint32_t> peak = held;
@@ -125,7 +126,7 @@ std::vector<std::vector<uint32_t>> peak_micro_batches(const Plan& plan,
 std::vector<std::string> memory_violations(const Problem& problem, const Plan& plan,
                                            const std::vector<StagePlaces>& places) {
   Violations all;
-  const auto peaks = peak_micro_batches(plan, places);
+  const auto peaks = peak_micro_batches(problem, plan, places);
   for (size_t s = 0; s < peaks.size(); ++s)
     for (size_t lane = 0; lane < peaks[s].size(); ++lane)
       if (peaks[s][lane] > problem.stages[s].cap)

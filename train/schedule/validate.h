@@ -28,7 +28,7 @@ std::vector<std::string> order_violations(const Plan& plan, const std::vector<St
 std::vector<std::string> memory_violations(const Problem& problem, const Plan& plan,
                                            const std::vector<StagePlaces>& places);
 // By stage and lane: micro-batches that it holds at most.
-std::vector<std::vector<uint32_t>> peak_micro_batches(const Plan& plan,
+std::vector<std::vector<uint32_t>> peak_micro_batches(const Problem& problem, const Plan& plan,
                                                       const std::vector<StagePlaces>& places);
 
 }  // namespace holdfast::train

@@ -88,10 +88,14 @@ TEST(Validate, MemoryLanesAndSizesAreChecked) {
   problem.stages[0].cap = 1;
   EXPECT_THAT(validate(problem, plan_of(kGood)),
               ElementsAre("lane 0:0 holds 2 micro-batches, its cap is 1"));
-  // Expert W holds memory as dense W does: at stage 1 both are held until the last round.
+  // Where there are experts their W holds memory too: 0 is held until e0, and then 1 begins too early.
   problem.stages[0].cap = 2;
   problem.stages[1].cap = 1;
-  EXPECT_THAT(validate(problem, plan_of(kGood)),
+  const std::string late = "stage 0 lanes 0: F0 | F1 | I0 | W0 e0 | I1 | W1 e1\n"
+                           "stage 1 lanes 0: F0 | I0 | W0 | F1 | I1 | W1 e0 e1\n";
+  EXPECT_THAT(validate(problem, plan_of(late)), IsEmpty());
+  problem.stages[1].costs.weight.expert = 1;
+  EXPECT_THAT(validate(problem, plan_of(late)),
               ElementsAre("lane 0:1 holds 2 micro-batches, its cap is 1"));
   EXPECT_THAT(validate(uniform_problem(1, 3, 2), plan_of(kGood)),
               ElementsAre("it has 2 stages, not 3"));
