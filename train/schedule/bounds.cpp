@@ -10,8 +10,8 @@ namespace {
 // One stage with a number of lanes; times of its busiest lane.
 struct StageLoad {
   double lanes;
-  double micro_batches;    // D M / c: what every lane's experts see, in full rounds
-  uint32_t busiest;        // n_s
+  double micro_batches;  // D M / c: what every lane's experts see, in full rounds
+  uint32_t busiest;      // n_s
   uint32_t cap;
   const StageCosts& costs;
 
@@ -32,9 +32,7 @@ struct StageLoad {
     return std::min(busiest, cap) * costs.forward.dense +
            std::min(micro_batches, static_cast<double>(cap)) * costs.forward.expert;
   }
-  double forced_weights() const {
-    return (busiest > cap ? busiest - cap : 0) * costs.weight.dense;
-  }
+  double forced_weights() const { return (busiest > cap ? busiest - cap : 0) * costs.weight.dense; }
 };
 
 // From leaving stage s forward to coming back to it.
@@ -50,13 +48,12 @@ std::vector<double> trips(const Problem& problem) {
 }
 
 double idle(const StageLoad& load, double trip) {
-  return std::max(0.0,
-                  load.least(load.costs.forward) + trip - load.forward_before_return());
+  return std::max(0.0, load.least(load.costs.forward) + trip - load.forward_before_return());
 }
 
 double span(const StageLoad& load, double trip) {
-  return load.all(load.costs.forward) + load.all(load.costs.input) +
-         load.all(load.costs.weight) + idle(load, trip) + load.costs.update;
+  return load.all(load.costs.forward) + load.all(load.costs.input) + load.all(load.costs.weight) +
+         idle(load, trip) + load.costs.update;
 }
 
 }  // namespace
@@ -78,11 +75,11 @@ Bounds lower_bounds(const Problem& problem) {
     bounds.makespan = std::max(bounds.makespan, head + own);
 
     // All F and I; or all F, and the last one's way; or the first one's way, and all I.
-    const double core = std::max(
-        {load.all(stage.costs.forward) + load.all(stage.costs.input) + load.forced_weights() +
-             idle(load, trip[s]),
-         load.all(stage.costs.forward) + trip[s] + load.least(stage.costs.input),
-         load.least(stage.costs.forward) + trip[s] + load.all(stage.costs.input)});
+    const double core =
+        std::max({load.all(stage.costs.forward) + load.all(stage.costs.input) +
+                      load.forced_weights() + idle(load, trip[s]),
+                  load.all(stage.costs.forward) + trip[s] + load.least(stage.costs.input),
+                  load.least(stage.costs.forward) + trip[s] + load.all(stage.costs.input)});
     double ahead = 0;   // from the start of stage u to the start of stage s
     double behind = 0;  // from the last I of stage s to that of stage u
     for (size_t u = s + 1; u-- > 0;) {

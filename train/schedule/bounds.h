@@ -10,9 +10,10 @@ struct Bounds {
   double makespan = 0;  // of one step, updates included
 };
 
-// For 1f1b and reroute give as_coupled costs. In the words of docs/plans.md: with n_s = ceil(D M / c_s)
-// micro-batches on the busiest lane of stage s,
-//   work      stage s needs n_s (F + I + W), and idles while its first F is away longer than the F that
+// For 1f1b and reroute give as_coupled costs. In the words of docs/plans.md: with n_s = ceil(D M /
+// c_s) micro-batches on the busiest lane of stage s,
+//   work      stage s needs n_s (F + I + W), and idles while its first F is away longer than the F
+//   that
 //             its memory allows take;
 //   way back  after stage s has done all F and I (and the W without which its memory would not have
 //             sufficed), gradients still go back to stage u <= s, which does a W.

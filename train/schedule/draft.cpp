@@ -87,8 +87,8 @@ class Drafter {
     draft_.rounds.push_back(round);
   }
 
-  // Everything waits for a full round that will not come (memory is short): the latest stage that has
-  // anything begins with what it has.
+  // Everything waits for a full round that will not come (memory is short): the latest stage that
+  // has anything begins with what it has.
   bool begin_unfull(double now) {
     for (uint32_t s = static_cast<uint32_t>(stages_.size()); s-- > 0;)
       if (!stages_[s].done() && consider(s, now, true)) return true;
@@ -98,7 +98,7 @@ class Drafter {
   const Problem& problem_;
   const uint32_t total_;
   std::vector<DraftStage> stages_;
-  std::vector<std::vector<uint32_t>> forward_node_;   // by stage and micro-batch
+  std::vector<std::vector<uint32_t>> forward_node_;  // by stage and micro-batch
   std::vector<std::vector<uint32_t>> gradient_node_;
   Draft draft_;
   using Wake = std::pair<double, uint32_t>;  // when, which stage

@@ -1,10 +1,10 @@
-// Drafts: one way through a step, found by running the stages forward in time and letting each choose
-// by a style what to do next. The planner tries many styles and keeps the best draft.
+// Drafts: one way through a step, found by running the stages forward in time and letting each
+// choose by a style what to do next. The planner tries many styles and keeps the best draft.
 //
-// Micro-batches are alike, so a draft keeps them in order: the F rounds of a stage take 0, 1, 2, ... in
-// pieces of at most c, its I rounds too, and micro-batch j runs on the j mod c -th live lane. Any c in a
-// row then sit on different lanes, and all transfers between two stages are in one order, which is
-// what makes plans safe on in-order streams.
+// Micro-batches are alike, so a draft keeps them in order: the F rounds of a stage take 0, 1, 2,
+// ... in pieces of at most c, its I rounds too, and micro-batch j runs on the j mod c -th live
+// lane. Any c in a row then sit on different lanes, and all transfers between two stages are in one
+// order, which is what makes plans safe on in-order streams.
 #pragma once
 
 #include <cstdint>
@@ -18,14 +18,15 @@ namespace holdfast::train {
 
 // How one stage chooses.
 struct StageStyle {
-  bool forward_first = false;   // F before I when both can start
-  bool weights_wait = false;    // rather idle than begin a W that delays an F or I about to arrive
-  bool forwards_wait = false;   // rather idle, or do W, than begin an F that delays an I about to arrive
-  uint32_t backlog = 0;         // more rounds of W than this pending: W before all else
+  bool forward_first = false;  // F before I when both can start
+  bool weights_wait = false;   // rather idle than begin a W that delays an F or I about to arrive
+  bool forwards_wait =
+      false;             // rather idle, or do W, than begin an F that delays an I about to arrive
+  uint32_t backlog = 0;  // more rounds of W than this pending: W before all else
   // Micro-batches a lane takes on, at most; never more than the stage's cap.
   uint32_t limit = 1;
-  // Time that F, and I, rounds with fewer micro-batches than lanes may cost. Without it a stage waits
-  // until a round is full.
+  // Time that F, and I, rounds with fewer micro-batches than lanes may cost. Without it a stage
+  // waits until a round is full.
   double spare_forward = 0;
   double spare_gradient = 0;
 };

@@ -15,8 +15,7 @@ constexpr double kTiny = 1e-9;  // of sums that should be equal
 DraftStage::DraftStage(const StageProblem& problem, uint32_t total, const Style& style,
                        uint32_t stage, bool last)
     : costs_(problem.costs),
-      backward_(round_cost(problem.costs,
-                           style.coupled ? Work::kBackward : Work::kInputGradient)),
+      backward_(round_cost(problem.costs, style.coupled ? Work::kBackward : Work::kInputGradient)),
       coupled_(style.coupled),
       style_(style.stages[stage]),
       total_(total),
@@ -43,14 +42,14 @@ DraftStage::Window DraftStage::arrived(uint32_t next, const std::vector<double>&
   return window;
 }
 
-// The lane of a micro-batch holds those `lanes_` apart: the one that would be too many must be through.
+// The lane of a micro-batch holds those `lanes_` apart: the one that would be too many must be
+// through.
 bool DraftStage::has_room(uint32_t micro_batch) const {
   const uint64_t reach = uint64_t{limit_} * lanes_;
   if (micro_batch < reach) return true;
   const uint32_t before = micro_batch - static_cast<uint32_t>(reach);
   if (coupled_) return before < gradient_;
-  return weight_[before % lanes_] > before &&
-         (costs_.weight.expert == 0 || experts_done_ > before);
+  return weight_[before % lanes_] > before && (costs_.weight.expert == 0 || experts_done_ > before);
 }
 
 DraftStage::Window DraftStage::forward_window(double time) const {
@@ -66,8 +65,7 @@ DraftStage::Window DraftStage::gradient_window(double time) const {
   return window;
 }
 
-bool DraftStage::ready(const Window& window, const WorkCost& cost, double spare,
-                       bool force) const {
+bool DraftStage::ready(const Window& window, const WorkCost& cost, double spare, bool force) const {
   if (window.count == 0) return false;
   if (force || window.count == window.full) return true;
   return spare >= cost.dense * (window.full - window.count) / lanes_;
@@ -92,8 +90,9 @@ bool DraftStage::forwards_full_by(double time) const {
 std::optional<Work> DraftStage::choose(double time, bool force) const {
   const Work backward = coupled_ ? Work::kBackward : Work::kInputGradient;
   const bool weights = weights_pending() || !experts_.empty();
-  if (weights && *std::min_element(weight_.begin(), weight_.end()) +
-                         uint64_t{style_.backlog} * lanes_ < gradient_)
+  if (weights &&
+      *std::min_element(weight_.begin(), weight_.end()) + uint64_t{style_.backlog} * lanes_ <
+          gradient_)
     return Work::kWeightGradient;
   const bool gradient = ready(gradient_window(time), backward_, spare_gradient_, force);
   bool forward = ready(forward_window(time), costs_.forward, spare_forward_, force);

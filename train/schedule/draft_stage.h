@@ -58,7 +58,7 @@ class DraftStage {
   double spare_gradient_;
 
   double free_ = 0;
-  uint32_t forward_ = 0;   // micro-batches before this one are through
+  uint32_t forward_ = 0;  // micro-batches before this one are through
   uint32_t gradient_ = 0;
   std::vector<uint32_t> weight_;  // by lane: its next micro-batch to do dense W of
   // I rounds whose expert W is to be done: number, end of its micro-batches.

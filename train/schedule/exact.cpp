@@ -10,25 +10,25 @@
 namespace holdfast::train {
 
 Result<Planned> plan_exactly(const Problem& problem, Policy policy, double seconds) {
-  if (!has_exact_solver())
-    return fail(ErrorCode::kSolverMissing, "this build has no exact solver");
+  if (!has_exact_solver()) return fail(ErrorCode::kSolverMissing, "this build has no exact solver");
   ASSIGN_OR_RETURN(Planned fast, plan_step(problem, policy));
   return improve_exactly(problem, std::move(fast), seconds);
 }
 
 Result<Planned> improve_exactly(const Problem& problem, Planned planned, double seconds) {
-  if (!has_exact_solver())
-    return fail(ErrorCode::kSolverMissing, "this build has no exact solver");
+  if (!has_exact_solver()) return fail(ErrorCode::kSolverMissing, "this build has no exact solver");
   ASSIGN_OR_RETURN(const ExactModel model, ExactModel::create(problem, planned));
   if (gap(planned) < 1e-9) return planned;  // nothing can be better
   const Solution solution = solve(model.program(), seconds);
   switch (solution.outcome) {
-    case Outcome::kNone: return planned;
+    case Outcome::kNone:
+      return planned;
     case Outcome::kStopped:
       return fail(ErrorCode::kSolverLimit,
                   fmt::format("no proof within {} s; the known plan's gap to the bound is {:.1f}%",
                               seconds, 100 * gap(planned)));
-    case Outcome::kBest: break;
+    case Outcome::kBest:
+      break;
   }
   planned.plan = model.decode(solution.values);
   const std::vector<std::string> violations = validate(problem, planned.plan);

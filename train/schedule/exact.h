@@ -1,5 +1,6 @@
-// The true optimum for small problems: a mixed-integer program (exact_model.h), solved by COIN-OR CBC where
-// the build found it. A library of its own, so that nothing else is linked with the solver.
+// The true optimum for small problems: a mixed-integer program (exact_model.h), solved by COIN-OR
+// CBC where the build found it. A library of its own, so that nothing else is linked with the
+// solver.
 #pragma once
 
 #include "base/result.h"
@@ -9,10 +10,11 @@ namespace holdfast::train {
 
 bool has_exact_solver();
 
-// The best plan there is: the fast planner's when the solver proves that none is better. What "best" is
-// stands at plan_step.
+// The best plan there is: the fast planner's when the solver proves that none is better. What
+// "best" is stands at plan_step.
 //   kSolverMissing   this build has no solver
-//   kPlanImpossible  as plan_step; also costs that are not whole numbers, experts that cost something,
+//   kPlanImpossible  as plan_step; also costs that are not whole numbers, experts that cost
+//   something,
 //                    and 1f1b, which is one fixed order
 //   kSolverLimit     too large, or no proof within `seconds`
 Result<Planned> plan_exactly(const Problem& problem, Policy policy, double seconds);

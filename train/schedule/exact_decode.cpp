@@ -51,7 +51,7 @@ class StageReader {
 
   StagePlan& stage_;
   const bool coupled_;
-  std::array<std::vector<uint32_t>, 4> next_;  // by work and lane: its next micro-batch
+  std::array<std::vector<uint32_t>, 4> next_;           // by work and lane: its next micro-batch
   std::vector<std::vector<uint32_t>> gradient_rounds_;  // their micro-batches
   std::vector<bool> weight_done_;
   size_t experts_ = 0;
@@ -70,7 +70,9 @@ Plan ExactModel::decode(const std::vector<double>& solution) const {
     for (int t = 0; t <= horizon_; ++t) {
       for (const Kind kind : {kF, kI, kW}) {
         const Work backward = coupled_ ? Work::kBackward : Work::kInputGradient;
-        const Work what = kind == kF ? Work::kForward : kind == kI ? backward : Work::kWeightGradient;
+        const Work what = kind == kF   ? Work::kForward
+                          : kind == kI ? backward
+                                       : Work::kWeightGradient;
         for (uint32_t lane = 0; has(kind) && t <= last_start(s, kind) && lane < lanes(s); ++lane)
           if (solution[static_cast<size_t>(work(s, kind, lane, t))] > 0.5) reader.begin(lane, what);
       }

@@ -52,10 +52,11 @@ ExactModel::ExactModel(const Problem& problem, const Planned& fast)
     held = std::max(held, static_cast<int>(std::min(busiest, stage.cap)) * times.length[kW]);
     all_update = std::max(all_update, times.update);
   }
-  // Staggered, every F and I lies within one period of stage 0's begin, since stage 0 does the first F
-  // and the last I; W that are left can follow at once.
+  // Staggered, every F and I lies within one period of stage 0's begin, since stage 0 does the
+  // first F and the last I; W that are left can follow at once.
   below_ = static_cast<int>(std::ceil(
-               (steady_ ? fast.timing.period : fast.timing.makespan - all_update) - 1e-6)) - 1;
+               (steady_ ? fast.timing.period : fast.timing.makespan - all_update) - 1e-6)) -
+           1;
   horizon_ = steady_ ? below_ + held : below_;
 }
 
@@ -68,9 +69,9 @@ Result<ExactModel> ExactModel::create(const Problem& problem, const Planned& fas
   for (uint32_t s = 0; s < problem.stages.size(); ++s)
     columns += uint64_t{3} * (1 + model.lanes(s)) * static_cast<uint64_t>(model.horizon_);
   if (columns > kMostColumns)
-    return fail(ErrorCode::kSolverLimit,
-                fmt::format("{} unknowns, the exact solver is given {} at most", columns,
-                            kMostColumns));
+    return fail(
+        ErrorCode::kSolverLimit,
+        fmt::format("{} unknowns, the exact solver is given {} at most", columns, kMostColumns));
   model.add_columns();
   for (uint32_t s = 0; s < problem.stages.size(); ++s) {
     model.add_rounds(s);
@@ -112,8 +113,8 @@ void ExactModel::add_begun_anywhere(Row& row, uint32_t s, Kind kind, int until,
   for (uint32_t lane = 0; lane < lanes(s); ++lane) add_begun(row, s, kind, lane, until, factor);
 }
 
-// One round at a time, and lanes work only in rounds that allow it: W also in a round of another kind
-// that is at least as long.
+// One round at a time, and lanes work only in rounds that allow it: W also in a round of another
+// kind that is at least as long.
 void ExactModel::add_rounds(uint32_t s) {
   for (int now = 0; now < horizon_; ++now) {
     Row one{{}, 'L', 1};
@@ -171,8 +172,8 @@ void ExactModel::add_totals(uint32_t s) {
   }
 }
 
-// What begins has arrived: counts of F along the stages, of I back, of I after F at the last stage, and
-// of W after I on each lane.
+// What begins has arrived: counts of F along the stages, of I back, of I after F at the last stage,
+// and of W after I on each lane.
 void ExactModel::add_transfers(uint32_t s) {
   const bool last = s + 1 == problem_->stages.size();
   for (int t = 0; t <= horizon_; ++t) {
@@ -210,7 +211,8 @@ void ExactModel::add_memory(uint32_t s) {
     }
 }
 
-// objective >= end (and update) of every last piece of work, short of the stage's begin when steady.
+// objective >= end (and update) of every last piece of work, short of the stage's begin when
+// steady.
 void ExactModel::add_aim(uint32_t s) {
   const Kind kind = has(kW) ? kW : kI;
   const int after = times_[s].length[kind] + (steady_ ? times_[s].update : 0);
@@ -232,8 +234,9 @@ void ExactModel::add_aim(uint32_t s) {
   }
   for (int t = 0; t <= last_start(s, kind); ++t)
     for (uint32_t lane = 0; lane < lanes(s); ++lane) {
-      Row row{{{work(s, kind, lane, t), static_cast<double>(t + after)},
-               {program_.objective, -1}}, 'L', 0};
+      Row row{{{work(s, kind, lane, t), static_cast<double>(t + after)}, {program_.objective, -1}},
+              'L',
+              0};
       for (size_t u = 0; u < begins.size(); ++u)
         row.terms.emplace_back(begins[u], -static_cast<double>(u));
       program_.rows.push_back(row);

@@ -1,6 +1,6 @@
 // "Is there a better plan than this one?" as a mixed-integer program over whole times: binaries say
-// which round begins when at which stage, and what each lane does in it. Micro-batches are alike, so they
-// are counted, not named: the k-th F of lane l of c is micro-batch k c + l (as in drafts).
+// which round begins when at which stage, and what each lane does in it. Micro-batches are alike,
+// so they are counted, not named: the k-th F of lane l of c is micro-batch k c + l (as in drafts).
 #pragma once
 
 #include <string>
@@ -53,7 +53,9 @@ class ExactModel {
   void add_memory(uint32_t s);
   void add_aim(uint32_t s);
 
-  uint32_t lanes(uint32_t s) const { return static_cast<uint32_t>(problem_->stages[s].lanes.size()); }
+  uint32_t lanes(uint32_t s) const {
+    return static_cast<uint32_t>(problem_->stages[s].lanes.size());
+  }
   // Columns: a round of a kind begins; a lane begins work of a kind.
   int round(uint32_t s, Kind kind, int t) const { return round_[s][kind][static_cast<size_t>(t)]; }
   int work(uint32_t s, Kind kind, uint32_t lane, int t) const {
@@ -72,8 +74,8 @@ class ExactModel {
   int horizon_ = 0;
   int below_ = 0;  // the aim must be this at most
   MixedIntegerProgram program_;
-  std::vector<std::vector<std::vector<int>>> round_;                    // stage, kind, time
-  std::vector<std::vector<std::vector<std::vector<int>>>> work_;        // stage, kind, lane, time
+  std::vector<std::vector<std::vector<int>>> round_;              // stage, kind, time
+  std::vector<std::vector<std::vector<std::vector<int>>>> work_;  // stage, kind, lane, time
 };
 
 }  // namespace holdfast::train

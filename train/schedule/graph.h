@@ -1,5 +1,5 @@
-// Who waits for whom in a step: the rounds of every stage as nodes, and the longest way between them.
-// The simulator and the planner both time a step with this, so they cannot disagree.
+// Who waits for whom in a step: the rounds of every stage as nodes, and the longest way between
+// them. The simulator and the planner both time a step with this, so they cannot disagree.
 #pragma once
 
 #include <cstdint>

@@ -11,9 +11,15 @@ void note(Place& place, uint32_t round, uint32_t lane) {
 
 void note_cell(MicroBatchPlaces& places, Work work, uint32_t round, uint32_t lane) {
   switch (work) {
-    case Work::kForward: note(places.forward, round, lane); break;
-    case Work::kInputGradient: note(places.gradient, round, lane); break;
-    case Work::kWeightGradient: note(places.weight, round, lane); break;
+    case Work::kForward:
+      note(places.forward, round, lane);
+      break;
+    case Work::kInputGradient:
+      note(places.gradient, round, lane);
+      break;
+    case Work::kWeightGradient:
+      note(places.weight, round, lane);
+      break;
     case Work::kBackward:
       note(places.gradient, round, lane);
       note(places.weight, round, lane);
@@ -53,9 +59,9 @@ uint32_t release_round(const StagePlaces& places, uint32_t micro_batch, bool exp
   const MicroBatchPlaces& one = places.micro_batches[micro_batch];
   if (!one.gradient.known() || !one.weight.known()) return kNowhere;
   if (!experts) return one.weight.round;
-  const auto number =
-      std::lower_bound(places.gradient_rounds.begin(), places.gradient_rounds.end(),
-                       one.gradient.round) - places.gradient_rounds.begin();
+  const auto number = std::lower_bound(places.gradient_rounds.begin(), places.gradient_rounds.end(),
+                                       one.gradient.round) -
+                      places.gradient_rounds.begin();
   // kNowhere is the largest number: expert W that is never done is never through.
   return std::max(one.weight.round, places.expert_rounds[static_cast<size_t>(number)]);
 }

@@ -1,5 +1,5 @@
-// Where a plan does what: by stage and micro-batch, the round and lane of its F, I and W. For plans that
-// may be wrong; of work that is done twice the first place counts.
+// Where a plan does what: by stage and micro-batch, the round and lane of its F, I and W. For plans
+// that may be wrong; of work that is done twice the first place counts.
 #pragma once
 
 #include <cstdint>
@@ -33,8 +33,8 @@ struct StagePlaces {
 StagePlaces places_of(const StagePlan& stage, uint32_t total);
 std::vector<StagePlaces> places_of(const Plan& plan);
 
-// The round at whose end a lane no longer holds the micro-batch: dense W done, and expert W where there
-// are experts; kNowhere if never.
+// The round at whose end a lane no longer holds the micro-batch: dense W done, and expert W where
+// there are experts; kNowhere if never.
 uint32_t release_round(const StagePlaces& places, uint32_t micro_batch, bool experts);
 
 }  // namespace holdfast::train

@@ -1,5 +1,5 @@
-// Plans: what every stage group does in one step, round by round (docs/plans.md). Plain values; the text
-// form is in text.h, the rules in validate.h, the times in simulate.h.
+// Plans: what every stage group does in one step, round by round (docs/plans.md). Plain values; the
+// text form is in text.h, the rules in validate.h, the times in simulate.h.
 #pragma once
 
 #include <cstdint>

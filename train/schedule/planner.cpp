@@ -52,10 +52,14 @@ Draft draft_1f1b(const Problem& problem) {
 
 std::string_view name_of(Policy policy) {
   switch (policy) {
-    case Policy::kOneForwardOneBackward: return "1f1b";
-    case Policy::kReroute: return "reroute";
-    case Policy::kSplit: return "split";
-    case Policy::kStaggered: return "staggered";
+    case Policy::kOneForwardOneBackward:
+      return "1f1b";
+    case Policy::kReroute:
+      return "reroute";
+    case Policy::kSplit:
+      return "split";
+    case Policy::kStaggered:
+      return "staggered";
   }
   CHECK(false, "policy {}", static_cast<int>(policy));
 }

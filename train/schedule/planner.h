@@ -1,6 +1,6 @@
-// The fast planner: rounds for one step on the live lanes, with what they take and what no plan can beat.
-// Pure and deterministic: the same problem gives the same plan. Re-routing over data-parallel peers,
-// split backward and staggered update are those of ReCycle (arXiv 2405.14009, section 4).
+// The fast planner: rounds for one step on the live lanes, with what they take and what no plan can
+// beat. Pure and deterministic: the same problem gives the same plan. Re-routing over data-parallel
+// peers, split backward and staggered update are those of ReCycle (arXiv 2405.14009, section 4).
 #pragma once
 
 #include <string_view>

@@ -92,10 +92,14 @@ Status check_problem(const Problem& problem) {
 
 const WorkCost& cost_of(const StageCosts& costs, Work work) {
   switch (work) {
-    case Work::kForward: return costs.forward;
-    case Work::kInputGradient: return costs.input;
-    case Work::kWeightGradient: return costs.weight;
-    case Work::kBackward: break;
+    case Work::kForward:
+      return costs.forward;
+    case Work::kInputGradient:
+      return costs.input;
+    case Work::kWeightGradient:
+      return costs.weight;
+    case Work::kBackward:
+      break;
   }
   CHECK(false, "B has no cost of its own");
 }

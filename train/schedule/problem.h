@@ -9,8 +9,8 @@
 
 namespace holdfast::train {
 
-// Time of one kind of work on one micro-batch; any unit, the same everywhere. In a round with a of c
-// lanes busy the experts cost every lane expert * a / c: all lanes run their slots' share.
+// Time of one kind of work on one micro-batch; any unit, the same everywhere. In a round with a of
+// c lanes busy the experts cost every lane expert * a / c: all lanes run their slots' share.
 struct WorkCost {
   double dense = 0;
   double expert = 0;
@@ -67,8 +67,8 @@ Problem uniform_problem(uint32_t pipelines, uint32_t stages, uint32_t micro_batc
                         const StageCosts& costs = {});
 // Takes lane (pipeline d, stage s) away; kPlanImpossible when there is none.
 Status remove_lane(Problem& problem, uint32_t pipeline, uint32_t stage);
-// kPlanImpossible with what is wrong: numbers out of range, a stage without a lane, a cap of zero, a
-// cost that is negative or not finite.
+// kPlanImpossible with what is wrong: numbers out of range, a stage without a lane, a cap of zero,
+// a cost that is negative or not finite.
 Status check_problem(const Problem& problem);
 
 const WorkCost& cost_of(const StageCosts& costs, Work work);  // not of kBackward

@@ -15,12 +15,18 @@ bool less(double a, double b) { return a < b - kSame * (1 + b); }
 constexpr uint32_t kFamilies = 6;
 uint32_t family_limit(uint32_t family, uint32_t left, uint32_t cap) {
   switch (family) {  // no enum: they are only numbered
-    case 0: return cap;
-    case 1: return 2 * left + 2;
-    case 2: return 2 * left;
-    case 3: return left + 2;
-    case 4: return left + 1;
-    default: return left;  // as 1F1B
+    case 0:
+      return cap;
+    case 1:
+      return 2 * left + 2;
+    case 2:
+      return 2 * left;
+    case 3:
+      return left + 2;
+    case 4:
+      return left + 1;
+    default:
+      return left;  // as 1F1B
   }
 }
 
@@ -37,7 +43,8 @@ StyleSearch::StyleSearch(const Problem& problem, bool is_coupled, Barrier barrie
     const StageCosts& c = stage.costs;
     const double work = static_cast<double>(problem.total()) /
                             static_cast<double>(stage.lanes.size()) *
-                            (c.forward.total() + c.input.total() + c.weight.total()) + c.update;
+                            (c.forward.total() + c.input.total() + c.weight.total()) +
+                        c.update;
     slack_.push_back(std::max(0.0, bounds.period - work));
   }
 }
@@ -105,16 +112,28 @@ void StyleSearch::try_families() {
 
 void StyleSearch::alter(StageStyle& style, uint32_t stage) {
   switch (below(7)) {
-    case 0: style.forward_first = !style.forward_first; break;
-    case 1: style.weights_wait = !style.weights_wait; break;
-    case 2: style.forwards_wait = !style.forwards_wait; break;
-    case 3: style.backlog = below(3) == 0 ? kNoBacklog : below(6); break;
+    case 0:
+      style.forward_first = !style.forward_first;
+      break;
+    case 1:
+      style.weights_wait = !style.weights_wait;
+      break;
+    case 2:
+      style.forwards_wait = !style.forwards_wait;
+      break;
+    case 3:
+      style.backlog = below(3) == 0 ? kNoBacklog : below(6);
+      break;
     case 4:
       style.limit = below(2) == 0 ? style.limit + 1 : std::max(1u, style.limit - 1);
       style.limit = std::min(style.limit, problem_.stages[stage].cap);
       break;
-    case 5: style.spare_forward = slack_[stage] * below(5) / 4; break;
-    case 6: style.spare_gradient = slack_[stage] * below(5) / 4; break;
+    case 5:
+      style.spare_forward = slack_[stage] * below(5) / 4;
+      break;
+    case 6:
+      style.spare_gradient = slack_[stage] * below(5) / 4;
+      break;
   }
 }
 

@@ -1,5 +1,5 @@
-// The planner's search: many styles of drafting, the best one altered at random, and then the same with
-// less memory. Everything is counted, nothing is timed, so it is deterministic.
+// The planner's search: many styles of drafting, the best one altered at random, and then the same
+// with less memory. Everything is counted, nothing is timed, so it is deterministic.
 #pragma once
 
 #include <cstdint>

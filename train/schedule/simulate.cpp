@@ -10,9 +10,9 @@ namespace holdfast::train {
 namespace {
 
 uint32_t busy_lanes(const StageRound& round) {
-  return static_cast<uint32_t>(std::count_if(
-      round.lanes.begin(), round.lanes.end(),
-      [&](const auto& cell) { return cell && cell->work == round.work; }));
+  return static_cast<uint32_t>(
+      std::count_if(round.lanes.begin(), round.lanes.end(),
+                    [&](const auto& cell) { return cell && cell->work == round.work; }));
 }
 
 std::vector<std::vector<double>> durations(const Problem& problem, const Plan& plan,
@@ -32,8 +32,8 @@ std::vector<std::vector<double>> durations(const Problem& problem, const Plan& p
   return all;
 }
 
-// Orders the rounds of all stages so that each comes after what it waits for: each stage goes as far
-// as its inputs allow, again and again.
+// Orders the rounds of all stages so that each comes after what it waits for: each stage goes as
+// far as its inputs allow, again and again.
 class GraphBuilder {
  public:
   GraphBuilder(const Problem& problem, const Plan& plan, const std::vector<StagePlaces>& places,

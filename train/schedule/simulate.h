@@ -17,7 +17,8 @@ struct Timing {
 };
 
 // The time of a round: the longest dense work of its lanes, and on every lane the experts' share of
-// what is sent to them. `experts_share`: micro-batches / lanes of the I rounds in round.experts, summed.
+// what is sent to them. `experts_share`: micro-batches / lanes of the I rounds in round.experts,
+// summed.
 double round_duration(const StageCosts& costs, const StageRound& round, double experts_share);
 
 // A result travels costs.send beside the rounds and is never late for another reason: links are not

@@ -24,8 +24,8 @@ class Line {
     return word;
   }
   tl::unexpected<Error> bad(const std::string& word, const char* wanted) const {
-    return fail(ErrorCode::kPlanText, fmt::format("line {}: \"{}\" where {} should stand", number_,
-                                                  word, wanted));
+    return fail(ErrorCode::kPlanText,
+                fmt::format("line {}: \"{}\" where {} should stand", number_, word, wanted));
   }
   Status expect(const char* wanted) {
     const std::string word = next();
@@ -45,11 +45,16 @@ bool read_number(std::string_view text, uint32_t& value) {
 
 std::optional<Work> work_of(char letter) {
   switch (letter) {
-    case 'F': return Work::kForward;
-    case 'I': return Work::kInputGradient;
-    case 'W': return Work::kWeightGradient;
-    case 'B': return Work::kBackward;
-    default: return std::nullopt;  // no enum: any character may stand there
+    case 'F':
+      return Work::kForward;
+    case 'I':
+      return Work::kInputGradient;
+    case 'W':
+      return Work::kWeightGradient;
+    case 'B':
+      return Work::kBackward;
+    default:
+      return std::nullopt;  // no enum: any character may stand there
   }
 }
 
@@ -116,10 +121,14 @@ Result<StagePlan> parse_stage(Line& line, size_t number) {
 
 char letter(Work work) {
   switch (work) {
-    case Work::kForward: return 'F';
-    case Work::kInputGradient: return 'I';
-    case Work::kWeightGradient: return 'W';
-    case Work::kBackward: return 'B';
+    case Work::kForward:
+      return 'F';
+    case Work::kInputGradient:
+      return 'I';
+    case Work::kWeightGradient:
+      return 'W';
+    case Work::kBackward:
+      return 'B';
   }
   CHECK(false, "work {}", static_cast<int>(work));
 }
@@ -137,15 +146,14 @@ std::string to_text(const StageRound& round) {
 }
 
 std::string to_text(const Plan& plan) {
-  std::string text = fmt::format("plan pipelines {} micro-batches {}\n", plan.pipelines,
-                                 plan.micro_batches);
+  std::string text =
+      fmt::format("plan pipelines {} micro-batches {}\n", plan.pipelines, plan.micro_batches);
   for (size_t s = 0; s < plan.stages.size(); ++s) {
     text += fmt::format("stage {} lanes", s);
     for (const uint32_t lane : plan.stages[s].lanes) text += fmt::format(" {}", lane);
     text += ":";
     const auto& rounds = plan.stages[s].rounds;
-    for (size_t r = 0; r < rounds.size(); ++r)
-      text += (r == 0 ? " " : " | ") + to_text(rounds[r]);
+    for (size_t r = 0; r < rounds.size(); ++r) text += (r == 0 ? " " : " | ") + to_text(rounds[r]);
     text += "\n";
   }
   return text;
@@ -158,8 +166,8 @@ Result<Plan> parse_plan(std::string_view text) {
   Line head(1, content);
   Plan plan;
   RETURN_IF_ERROR(head.expect("plan"));
-  for (const auto& [name, number] : {std::pair("pipelines", &plan.pipelines),
-                                     std::pair("micro-batches", &plan.micro_batches)}) {
+  for (const auto& [name, number] :
+       {std::pair("pipelines", &plan.pipelines), std::pair("micro-batches", &plan.micro_batches)}) {
     RETURN_IF_ERROR(head.expect(name));
     const std::string word = head.next();
     if (!read_number(word, *number)) return head.bad(word, "a number");

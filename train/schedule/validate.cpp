@@ -19,8 +19,8 @@ Violations shape_violations(const Problem& problem, const Plan& plan) {
                               plan.pipelines, plan.micro_batches, problem.pipelines,
                               problem.micro_batches));
   if (plan.stages.size() != problem.stages.size())
-    all.push_back(fmt::format("it has {} stages, not {}", plan.stages.size(),
-                              problem.stages.size()));
+    all.push_back(
+        fmt::format("it has {} stages, not {}", plan.stages.size(), problem.stages.size()));
   for (size_t s = 0; s < std::min(plan.stages.size(), problem.stages.size()); ++s) {
     if (plan.stages[s].lanes != problem.stages[s].lanes)
       all.push_back(fmt::format("stage {}: its lanes are not the live ones", s));
@@ -57,8 +57,8 @@ void check_cells(const StagePlan& stage, size_t s, uint32_t total, Violations& a
   for (uint32_t j = 0; j < total; ++j)
     for (size_t kind = 0; kind < 3; ++kind)
       if (times[j][kind] != 1)
-        all.push_back(fmt::format("stage {}: {}{} is done {} times", s, "FIW"[kind], j,
-                                  times[j][kind]));
+        all.push_back(
+            fmt::format("stage {}: {}{} is done {} times", s, "FIW"[kind], j, times[j][kind]));
 }
 
 void check_lanes_and_turns(const StagePlan& stage, size_t s, const StagePlaces& places,
@@ -87,8 +87,8 @@ void check_experts(const StagePlan& stage, size_t s, const StagePlaces& places, 
       }
       ++times[number];
       if (r <= places.gradient_rounds[number])
-        all.push_back(fmt::format("stage {} round {}: e{} is not after I round {}", s, r, number,
-                                  number));
+        all.push_back(
+            fmt::format("stage {} round {}: e{} is not after I round {}", s, r, number, number));
     }
   for (uint32_t number = 0; number < times.size(); ++number) {
     const bool both = stage.rounds[places.gradient_rounds[number]].work == Work::kBackward;
