@@ -83,6 +83,19 @@ TEST(Validate, OrdersOfSendsAndReceivesThatBlockEachOtherAreNamed) {
               ::testing::Contains(HasSubstr("stage 1 round 0 (F2) never begins: sends and receives")));
 }
 
+// Orders agree on every stream, but 2 goes behind 0, and 0 would have to lie ready at a receiver that
+// only wants it after 2.
+TEST(Validate, AReceiverBuffersNothing) {
+  const char* head = "plan pipelines 2 micro-batches 2\n";
+  const std::string good =
+      "stage 0 lanes 0 1: F0 F1 | F2 F3 | I0 I1 | I2 I3 | W0 W1 e0 | W2 W3 e1\n"
+      "stage 1 lanes 0 1: F0 F1 | - F2 | F3 - | I0 I1 | I3 I2 | W0 W1 e0 | W3 W2 e1\n";
+  EXPECT_THAT(validate(uniform_problem(2, 2, 2), plan_of(good, head)), IsEmpty());
+  const std::string bad = replaced(good, "F0 F1 | - F2 | F3 -", "- F2 | F0 F1 | F3 -");
+  EXPECT_THAT(validate(uniform_problem(2, 2, 2), plan_of(bad, head)),
+              ::testing::Contains(HasSubstr("stage 1 round 0 (- F2) never begins: sends")));
+}
+
 TEST(Validate, MemoryLanesAndSizesAreChecked) {
   Problem problem = uniform_problem(1, 2, 2);
   problem.stages[0].cap = 1;
