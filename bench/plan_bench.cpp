@@ -4,8 +4,8 @@
 // The model of the figure: F = I = W = 1 on every stage, sending 0.1, update 1, a lane holds at
 // most 2 S micro-batches; failures drawn at random over all workers, each stage keeps a lane. A
 // policy's throughput is micro-batches a time in steady state, relative to fault-free 1F1B with the
-// barrier. "drop" is what a system does that gives up a pipeline with every worker lost in it: the rest do
-// all micro-batches, in fault-free 1F1B. "moves" is staggered after failure normalization.
+// barrier. "drop" is what a system does that gives up a pipeline with every worker lost in it: the
+// rest do all micro-batches, in fault-free 1F1B. "moves" is staggered after failure normalization.
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
@@ -108,10 +108,14 @@ double system_period(size_t system, const Size& size, const Problem& problem) {
       CHECK(proposals);
       return proposals->empty() ? period_of(problem, Policy::kStaggered) : proposals->back().after;
     }
-    case 1: return period_of(problem, Policy::kStaggered);
-    case 2: return period_of(problem, Policy::kSplit);
-    case 3: return period_of(problem, Policy::kReroute);
-    default: return period_when_dropping(size, problem);
+    case 1:
+      return period_of(problem, Policy::kStaggered);
+    case 2:
+      return period_of(problem, Policy::kSplit);
+    case 3:
+      return period_of(problem, Policy::kReroute);
+    default:
+      return period_when_dropping(size, problem);
   }
 }
 
@@ -218,8 +222,9 @@ int main(int argc, char** argv) {
     const Size size = quick ? Size{8, 8, 16} : Size{32, 16, 64};
     speed.push_back(speed_row(size, size.pipelines * size.stages * percent / 100, seeds));
   }
-  const std::vector<Size> sizes = quick ? std::vector<Size>{{8, 4, 16}}
-                                        : std::vector<Size>{{16, 8, 32}, {32, 16, 64}, {64, 32, 128}};
+  const std::vector<Size> sizes = quick
+                                      ? std::vector<Size>{{8, 4, 16}}
+                                      : std::vector<Size>{{16, 8, 32}, {32, 16, 64}, {64, 32, 128}};
   std::vector<Curves> curves;
   std::vector<std::string> rows;
   for (const Size& size : sizes) {

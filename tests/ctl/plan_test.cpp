@@ -27,8 +27,8 @@ class PlanCommandTest : public ::testing::Test {
   }
   // D = 3, S = 4, M = 6.
   Ended example(const std::vector<std::string>& more) const {
-    std::vector<std::string> arguments = {"--pipelines", "3",  "--stages",
-                                          "4",           "--micro-batches", "6"};
+    std::vector<std::string> arguments = {"--pipelines",     "3", "--stages", "4",
+                                          "--micro-batches", "6"};
     arguments.insert(arguments.end(), more.begin(), more.end());
     return run(arguments);
   }
@@ -92,7 +92,8 @@ TEST_F(PlanCommandTest, JsonRoundsAreTheWholePlan) {
   double end = 0;
   for (const boost::json::value& stage : body.at("rounds").as_array()) {
     text += "stage " + boost::json::serialize(stage.at("stage")) + " lanes";
-    for (const auto& lane : stage.at("lanes").as_array()) text += " " + boost::json::serialize(lane);
+    for (const auto& lane : stage.at("lanes").as_array())
+      text += " " + boost::json::serialize(lane);
     text += ":";
     for (const auto& round : stage.at("rounds").as_array()) {
       text += (text.back() == ':' ? " " : " | ") + std::string(round.at("cells").as_string());
@@ -137,8 +138,7 @@ TEST_F(PlanCommandTest, TheTraceHasEveryPieceOfWork) {
   std::map<std::string, int> slices;
   std::set<std::string> lanes;
   for (const auto& event : body->at("traceEvents").as_array()) {
-    if (event.at("ph").as_string() == "X")
-      ++slices[std::string(event.at("cat").as_string())];
+    if (event.at("ph").as_string() == "X") ++slices[std::string(event.at("cat").as_string())];
     if (event.at("name").as_string() == "thread_name")
       lanes.insert(std::string(event.at("args").at("name").as_string()));
   }
@@ -197,8 +197,9 @@ TEST_F(PlanCommandTest, WhatCannotBeIsRefusedWithItsReason) {
 }
 
 TEST_F(PlanCommandTest, TheExactSolverIsThereOrSaysThatItIsNot) {
-  const std::vector<std::string> small = {"--pipelines", "2", "--stages", "2", "--micro-batches",
-                                          "2", "--fail", "0:1", "--solver", "exact", "-o", "json"};
+  const std::vector<std::string> small = {"--pipelines",     "2",     "--stages", "2",
+                                          "--micro-batches", "2",     "--fail",   "0:1",
+                                          "--solver",        "exact", "-o",       "json"};
   const Ended ended = run(small);
   if (!train::has_exact_solver()) {
     EXPECT_EQ(ended.code, 3);
@@ -209,8 +210,8 @@ TEST_F(PlanCommandTest, TheExactSolverIsThereOrSaysThatItIsNot) {
   EXPECT_THAT(ended.output, HasSubstr("\"solver\":\"exact\""));
   refused({"--solver", "exact", "--costs", "1,1.5,1"}, 2, "takes whole costs");
   refused({"--solver", "exact", "--policy", "1f1b"}, 2, "one fixed order");
-  const Ended large = run({"--pipelines", "32", "--stages", "16", "--micro-batches", "64",
-                           "--solver", "exact"});
+  const Ended large =
+      run({"--pipelines", "32", "--stages", "16", "--micro-batches", "64", "--solver", "exact"});
   EXPECT_EQ(large.code, 6);
   EXPECT_THAT(large.output, HasSubstr("HF-823 solver_limit"));
 }

@@ -6,6 +6,7 @@
 namespace holdfast::train {
 namespace {
 
+constexpr int kMostSteps = 8;  // until the period is computed the long way
 constexpr double kNever = -std::numeric_limits<double>::infinity();
 
 // Ends of stages, before updates, when stage s may begin at ready[s]. `end` is scratch, by node.
@@ -76,18 +77,39 @@ StepTimes time_once(const StepGraph& graph, Barrier barrier) {
 
 StepTimes time_step(const StepGraph& graph, Barrier barrier) {
   StepTimes times = time_once(graph, barrier);
-  std::vector<std::vector<double>> ways = stage_ways(graph);
-  if (barrier == Barrier::kGlobal) {
-    // From the barrier: update of s, then the longest way from s to the end of any stage.
-    for (size_t s = 0; s < ways.size(); ++s)
-      times.period = std::max(times.period,
-                              graph.updates[s] + *std::max_element(ways[s].begin(), ways[s].end()));
+  if (barrier == Barrier::kPerStage) {
+    times.period = staggered_period(graph, std::numeric_limits<double>::infinity());
     return times;
   }
+  // From one barrier to the next: every stage is ready when its update is done.
+  std::vector<double> end(graph.nodes.size());
+  const std::vector<double> ends = stage_ends(graph, graph.updates, end, nullptr);
+  times.period = *std::max_element(ends.begin(), ends.end());
+  return times;
+}
+
+// Step after step by data flow: the period lies between the least and the greatest growth of the
+// stages' ends from one step to the next (Collatz and Wielandt, in max-plus algebra). Most often
+// they meet soon.
+double staggered_period(const StepGraph& graph, double enough) {
+  std::vector<double> end(graph.nodes.size());
+  std::vector<double> ready(graph.updates.size(), 0.0);
+  for (int step = 0; step < kMostSteps; ++step) {
+    std::vector<double> next = stage_ends(graph, ready, end, nullptr);
+    double least = std::numeric_limits<double>::infinity();
+    double most = 0;
+    for (size_t s = 0; s < next.size(); ++s) {
+      next[s] += graph.updates[s];
+      least = std::min(least, next[s] - ready[s]);
+      most = std::max(most, next[s] - ready[s]);
+    }
+    if (least > enough || most - least <= 1e-12 * next.front()) return most;
+    ready = std::move(next);
+  }
+  std::vector<std::vector<double>> ways = stage_ways(graph);
   for (auto& from : ways)
     for (size_t u = 0; u < from.size(); ++u) from[u] += graph.updates[u];
-  times.period = largest_cycle_mean(ways);
-  return times;
+  return largest_cycle_mean(ways);
 }
 
 }  // namespace holdfast::train

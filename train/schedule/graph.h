@@ -45,5 +45,8 @@ struct StepTimes {
 StepTimes time_step(const StepGraph& graph, Barrier barrier);
 // Only start and makespan.
 StepTimes time_once(const StepGraph& graph, Barrier barrier);
+// Only the staggered period; something larger than `enough` when it is larger than that, for
+// searches.
+double staggered_period(const StepGraph& graph, double enough);
 
 }  // namespace holdfast::train

@@ -1,6 +1,7 @@
 #include "train/schedule/search.h"
 
 #include <algorithm>
+#include <limits>
 
 namespace holdfast::train {
 namespace {
@@ -8,6 +9,7 @@ namespace {
 constexpr uint32_t kNoBacklog = 1'000'000;  // never W before all else
 // Times are sums of many costs: equal ones may differ in the last digits.
 constexpr double kSame = 1e-9;
+constexpr double kUnbounded = std::numeric_limits<double>::infinity();
 
 bool less(double a, double b) { return a < b - kSame * (1 + b); }
 
@@ -65,13 +67,20 @@ bool StyleSearch::at_bound() const {
 
 void StyleSearch::consider(const Style& style, bool sideways) {
   Draft draft = draft_step(problem_, style);
-  const StepTimes times = time_step(draft.graph, barrier_);
-  Score score{times.period, times.makespan, 0};
-  if (barrier_ == Barrier::kGlobal) std::swap(score.first, score.second);
-  for (const StageStyle& stage : style.stages) score.held += stage.limit;
-  const bool take = tries_ == 0 || score.better_than(best_score_) ||
-                    (sideways && score.no_worse_than(best_score_));
   ++tries_;
+  Score score;
+  if (barrier_ == Barrier::kPerStage) {
+    const double enough = tries_ == 1 ? kUnbounded : best_score_.first * (1 + kSame) + kSame;
+    score.first = staggered_period(draft.graph, enough);
+    score.second = time_once(draft.graph, barrier_).makespan;
+  } else {
+    const StepTimes times = time_step(draft.graph, barrier_);
+    score.first = times.makespan;
+    score.second = times.period;
+  }
+  for (const StageStyle& stage : style.stages) score.held += stage.limit;
+  const bool take = tries_ == 1 || score.better_than(best_score_) ||
+                    (sideways && score.no_worse_than(best_score_));
   if (!take) return;
   best_ = std::move(draft);
   best_style_ = style;
@@ -97,42 +106,48 @@ Style StyleSearch::family(uint32_t limits, uint32_t backlog, bool wait, bool for
   return style;
 }
 
+// All of them where there is time; else the first dozen, which are the best of large problems, and
+// of the others a part that has some of each kind.
 void StyleSearch::try_families() {
   const std::vector<uint32_t> backlogs =
       coupled_ ? std::vector{kNoBacklog} : std::vector{kNoBacklog, 4u, 2u, 1u, 0u};
+  std::vector<Style> all;
   for (uint32_t limits = 0; limits < kFamilies; ++limits)
     for (const uint32_t backlog : backlogs)
       for (const bool wait : {false, true})
         for (const bool forward_first : {false, true})
-          for (const double spare : {0.0, 0.5, 1.0}) {
-            if (!may_try() || at_bound()) return;
-            consider(family(limits, backlog, wait, forward_first, spare), false);
-          }
+          for (const double spare : {0.0, 0.5, 1.0})
+            all.push_back(family(limits, backlog, wait, forward_first, spare));
+  constexpr size_t kFirst = 12;
+  const size_t others = all.size() - kFirst;
+  const size_t part = std::min<size_t>(others, most_tries_ / 4);
+  for (size_t i = 0; i < kFirst + part && may_try() && !at_bound(); ++i)
+    consider(all[i < kFirst ? i : kFirst + (i - kFirst) * others / part], false);
 }
 
-void StyleSearch::alter(StageStyle& style, uint32_t stage) {
-  switch (below(7)) {
+void StyleSearch::alter(StageStyle& style, uint32_t stage, uint32_t what, uint32_t how) const {
+  const uint32_t cap = problem_.stages[stage].cap;
+  switch (what) {  // no enum: drawn by lot
     case 0:
-      style.forward_first = !style.forward_first;
+      style.forward_first = how % 2 == 0;
       break;
     case 1:
-      style.weights_wait = !style.weights_wait;
+      style.weights_wait = how % 2 == 0;
       break;
     case 2:
-      style.forwards_wait = !style.forwards_wait;
+      style.forwards_wait = how % 2 == 0;
       break;
     case 3:
-      style.backlog = below(3) == 0 ? kNoBacklog : below(6);
+      style.backlog = how % 3 == 0 ? kNoBacklog : how % 6;
       break;
     case 4:
-      style.limit = below(2) == 0 ? style.limit + 1 : std::max(1u, style.limit - 1);
-      style.limit = std::min(style.limit, problem_.stages[stage].cap);
+      style.limit = std::clamp(how % 2 == 0 ? style.limit + 1 : style.limit - 1, 1u, cap);
       break;
     case 5:
-      style.spare_forward = slack_[stage] * below(5) / 4;
+      style.spare_forward = slack_[stage] * (how % 5) / 4;
       break;
-    case 6:
-      style.spare_gradient = slack_[stage] * below(5) / 4;
+    default:
+      style.spare_gradient = slack_[stage] * (how % 5) / 4;
       break;
   }
 }
@@ -142,8 +157,11 @@ void StyleSearch::alter_at_random() {
   while (may_try() && !at_bound()) {
     Style style = best_style_;
     for (uint32_t changes = 1 + below(3); changes > 0; --changes) {
-      const uint32_t stage = below(stages);
-      alter(style.stages[stage], stage);
+      // One stage, or the same change for some in a row.
+      const uint32_t first = below(stages);
+      const uint32_t last = below(3) == 0 ? first + below(stages - first) : first;
+      const uint32_t what = below(7), how = below(30);
+      for (uint32_t s = first; s <= last; ++s) alter(style.stages[s], s, what, how);
     }
     consider(style, true);
   }

@@ -36,7 +36,7 @@ class StyleSearch {
   void save_memory();
   Style family(uint32_t limits, uint32_t backlog, bool wait, bool forward_first,
                double spare) const;
-  void alter(StageStyle& style, uint32_t stage);
+  void alter(StageStyle& style, uint32_t stage, uint32_t what, uint32_t how) const;
   uint32_t below(uint32_t limit) { return static_cast<uint32_t>(random_() % limit); }
 
   const Problem& problem_;

@@ -18,8 +18,8 @@ Problem small_problem(uint32_t seed, bool smallest) {
   const auto from = [&](uint32_t least, uint32_t most) {
     return least + static_cast<uint32_t>(random() % (most - least + 1));
   };
-  Problem problem = uniform_problem(from(1, 3), from(1, smallest ? 3 : 4),
-                                    from(1, smallest ? 2 : 3));
+  Problem problem =
+      uniform_problem(from(1, 3), from(1, smallest ? 3 : 4), from(1, smallest ? 2 : 3));
   for (StageProblem& stage : problem.stages) {
     stage.costs.forward = {static_cast<double>(from(1, 2)), 0};
     stage.costs.input = {static_cast<double>(from(1, 2)), 0};
@@ -61,9 +61,8 @@ TEST(ExactPlanner, TheFastPlannerIsHeldAgainstTheOptimum) {
       if (aim(*fast) <= aim(*exact) + 1e-6)
         ++equal;
       else
-        std::printf("seed %u, %s: fast %g, optimum %g, bound %g/%g\n", seed,
-                    name_of(policy).data(), aim(*fast), aim(*exact), exact->bounds.period,
-                    exact->bounds.makespan);
+        std::printf("seed %u, %s: fast %g, optimum %g, bound %g/%g\n", seed, name_of(policy).data(),
+                    aim(*fast), aim(*exact), exact->bounds.period, exact->bounds.makespan);
       EXPECT_LE(aim(*exact), aim(*fast) + 1e-6) << "seed " << seed;
       EXPECT_LE(aim(*fast), aim(*exact) * 1.1 + 1) << "seed " << seed;
     }
@@ -91,7 +90,7 @@ TEST(ExactPlanner, ImprovesABadPlanToTheOptimum) {
       if (aim(*start) <= aim(*best)) continue;
       ++improved;
       const auto exact = improve_exactly(problem, *start, kSeconds);
-      
+
       ASSERT_TRUE(exact) << exact.error().to_string();
       EXPECT_TRUE(validate(problem, exact->plan).empty());
       EXPECT_NEAR(aim(*exact), aim(*best), 1e-6) << name_of(policy);

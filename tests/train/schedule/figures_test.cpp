@@ -1,5 +1,5 @@
-// The planner on the example of the papers: D = 3, S = 4, M = 6, unit costs, no communication. ReCycle
-// (arXiv 2405.14009) draws it; lower figures are better, and none may be below the bound.
+// The planner on the example of the papers: D = 3, S = 4, M = 6, unit costs, no communication.
+// ReCycle (arXiv 2405.14009) draws it; lower figures are better, and none may be below the bound.
 #include <gtest/gtest.h>
 
 #include <optional>
@@ -77,17 +77,18 @@ TEST(PlannerFigures, EveryLaneOfAStageIsAlike) {
     }
 }
 
-// The bound is what DESIGN's formula says, and where memory or the ends of the pipeline forbid more.
+// The bound is what DESIGN's formula says, and where memory or the ends of the pipeline forbid
+// more.
 TEST(PlannerFigures, BoundsByHand) {
   const auto bounds = [](const Failures& failures, const Caps& caps) {
     return lower_bounds(example(failures, caps));
   };
-  EXPECT_DOUBLE_EQ(bounds({{1, 2}}, kTwelve).period, 27);          // 9 (F + I + W)
-  EXPECT_DOUBLE_EQ(bounds({{1, 2}}, kTwelve).makespan, 29);        // begins at 2
-  EXPECT_DOUBLE_EQ(bounds({{0, 2}, {1, 2}}, kSix).period, 54);     // 18 (F + I + W)
+  EXPECT_DOUBLE_EQ(bounds({{1, 2}}, kTwelve).period, 27);       // 9 (F + I + W)
+  EXPECT_DOUBLE_EQ(bounds({{1, 2}}, kTwelve).makespan, 29);     // begins at 2
+  EXPECT_DOUBLE_EQ(bounds({{0, 2}, {1, 2}}, kSix).period, 54);  // 18 (F + I + W)
   EXPECT_DOUBLE_EQ(bounds({{0, 2}, {1, 2}}, kSix).makespan, 56);
-  EXPECT_DOUBLE_EQ(bounds({{1, 0}}, kSix).period, 28);   // six F, then 1 idle until the first I
-  EXPECT_DOUBLE_EQ(bounds({{1, 3}}, kSix).period, 28);   // 3 + 9 F + 3 W + 9 I + 3 + W of stage 0
+  EXPECT_DOUBLE_EQ(bounds({{1, 0}}, kSix).period, 28);  // six F, then 1 idle until the first I
+  EXPECT_DOUBLE_EQ(bounds({{1, 3}}, kSix).period, 28);  // 3 + 9 F + 3 W + 9 I + 3 + W of stage 0
   Problem costly = example({}, kSix);
   for (StageProblem& stage : costly.stages) {
     stage.costs.send = 1;
@@ -98,8 +99,8 @@ TEST(PlannerFigures, BoundsByHand) {
 }
 
 TEST(PlannerFigures, TwoFailuresOnOneStageAreTwoOnTwoAfterAMove) {
-  const auto proposals = propose_moves(example({{0, 2}, {1, 2}}, kSix), Policy::kStaggered,
-                                       {100, 200, 400, 800});
+  const auto proposals =
+      propose_moves(example({{0, 2}, {1, 2}}, kSix), Policy::kStaggered, {100, 200, 400, 800});
   ASSERT_TRUE(proposals);
   ASSERT_EQ(proposals->size(), 1u);
   const Proposal& proposal = proposals->front();

@@ -1,4 +1,5 @@
-// The planner as properties of random problems. Seeds from HOLDFAST_SEED on, HOLDFAST_CASES of them.
+// The planner as properties of random problems. Seeds from HOLDFAST_SEED on, HOLDFAST_CASES of
+// them.
 #include "train/schedule/planner.h"
 
 #include <gtest/gtest.h>
@@ -28,8 +29,8 @@ class Cases {
     return least + (most - least) * (random_() % 1000) / 1000.0;
   }
 
-  // Costs within a factor of two or so of each other, as stages that were split by cost are; a third
-  // of the problems have experts, half have failures.
+  // Costs within a factor of two or so of each other, as stages that were split by cost are; a
+  // third of the problems have experts, half have failures.
   Problem problem(bool memory_is_short) {
     Problem problem = uniform_problem(from(1, 8), from(1, 6), from(1, 16));
     const bool experts = from(0, 2) == 0, sends = from(0, 1) == 0, updates = from(0, 1) == 0;

@@ -67,8 +67,8 @@ TEST(Validate, ADependencyThatIsACycleIsNamed) {
                           HasSubstr("stage 1 round 1 (F1) never begins: it waits for itself")));
 }
 
-// Data alone would allow it: lane 0 of stage 0 sends 0 and then 2, both to stage 1's only lane, which
-// wants 2 first and cannot put 0 aside.
+// Data alone would allow it: lane 0 of stage 0 sends 0 and then 2, both to stage 1's only lane,
+// which wants 2 first and cannot put 0 aside.
 TEST(Validate, OrdersOfSendsAndReceivesThatBlockEachOtherAreNamed) {
   Problem problem = uniform_problem(2, 2, 2);
   ASSERT_TRUE(remove_lane(problem, 1, 1));
@@ -79,12 +79,13 @@ TEST(Validate, OrdersOfSendsAndReceivesThatBlockEachOtherAreNamed) {
   const std::string good = first + "stage 1 lanes 0: F0 | F1 | F2 | F3 | I0 | I1 | I2 | I3" + end;
   EXPECT_THAT(validate(problem, plan_of(good, head)), IsEmpty());
   const std::string bad = replaced(good, "F0 | F1 | F2", "F2 | F1 | F0");
-  EXPECT_THAT(validate(problem, plan_of(bad, head)),
-              ::testing::Contains(HasSubstr("stage 1 round 0 (F2) never begins: sends and receives")));
+  EXPECT_THAT(
+      validate(problem, plan_of(bad, head)),
+      ::testing::Contains(HasSubstr("stage 1 round 0 (F2) never begins: sends and receives")));
 }
 
-// Orders agree on every stream, but 2 goes behind 0, and 0 would have to lie ready at a receiver that
-// only wants it after 2.
+// Orders agree on every stream, but 2 goes behind 0, and 0 would have to lie ready at a receiver
+// that only wants it after 2.
 TEST(Validate, AReceiverBuffersNothing) {
   const char* head = "plan pipelines 2 micro-batches 2\n";
   const std::string good =
@@ -101,11 +102,13 @@ TEST(Validate, MemoryLanesAndSizesAreChecked) {
   problem.stages[0].cap = 1;
   EXPECT_THAT(validate(problem, plan_of(kGood)),
               ElementsAre("lane 0:0 holds 2 micro-batches, its cap is 1"));
-  // Where there are experts their W holds memory too: 0 is held until e0, and then 1 begins too early.
+  // Where there are experts their W holds memory too: 0 is held until e0, and then 1 begins too
+  // early.
   problem.stages[0].cap = 2;
   problem.stages[1].cap = 1;
-  const std::string late = "stage 0 lanes 0: F0 | F1 | I0 | W0 e0 | I1 | W1 e1\n"
-                           "stage 1 lanes 0: F0 | I0 | W0 | F1 | I1 | W1 e0 e1\n";
+  const std::string late =
+      "stage 0 lanes 0: F0 | F1 | I0 | W0 e0 | I1 | W1 e1\n"
+      "stage 1 lanes 0: F0 | I0 | W0 | F1 | I1 | W1 e0 e1\n";
   EXPECT_THAT(validate(problem, plan_of(late)), IsEmpty());
   problem.stages[1].costs.weight.expert = 1;
   EXPECT_THAT(validate(problem, plan_of(late)),
@@ -122,8 +125,8 @@ TEST(Validate, MemoryLanesAndSizesAreChecked) {
 }
 
 TEST(Validate, AMicroBatchStaysOnItsLane) {
-  const Plan plan = plan_of(
-      "stage 0 lanes 0 1: F0 F1 | I1 I0 | W0 W1 e0\n", "plan pipelines 2 micro-batches 1\n");
+  const Plan plan = plan_of("stage 0 lanes 0 1: F0 F1 | I1 I0 | W0 W1 e0\n",
+                            "plan pipelines 2 micro-batches 1\n");
   EXPECT_THAT(validate(uniform_problem(2, 1, 1), plan),
               ElementsAre("stage 0: micro-batch 0 changes its lane",
                           "stage 0: micro-batch 1 changes its lane"));
@@ -165,7 +168,8 @@ TEST(Simulate, ThePeriodIsThatOfRepeatedSteps) {
   Problem problem = uniform_problem(1, 2, 2);
   problem.stages[0].costs.send = 2;
   const double period = simulate(problem, plan_of(kGood), Barrier::kPerStage).period;
-  // Stage 0: F0 F1, waits until 6, I0 W0 I1 W1: 9 wide... each later step begins as soon as it ends.
+  // Stage 0: F0 F1, waits until 6, I0 W0 I1 W1: 9 wide... each later step begins as soon as it
+  // ends.
   std::vector<double> start0, start1;
   double ready0 = 0, ready1 = 0;
   for (int step = 0; step < 20; ++step) {
@@ -174,13 +178,14 @@ TEST(Simulate, ThePeriodIsThatOfRepeatedSteps) {
     const double a = std::max(ready1, f0 + 2) + 1, i0 = a + 1;  // stage 1: F0 I0
     const double b = std::max(i0, f1 + 2) + 1, i1 = b + 1;      // F1 I1
     ready1 = i1 + 2;
-    const double w0 = std::max(f1, i0) + 2;                     // stage 0: I0 W0
+    const double w0 = std::max(f1, i0) + 2;  // stage 0: I0 W0
     ready0 = std::max(w0, i1) + 2;
   }
   EXPECT_DOUBLE_EQ(period, (start0[19] - start0[9]) / 10);
 }
 
-// Half of a round's cost is experts: with one of two lanes busy only a quarter of it is left of them.
+// Half of a round's cost is experts: with one of two lanes busy only a quarter of it is left of
+// them.
 TEST(Simulate, ExpertsCostEveryLaneTheShareOfTheBusyOnes) {
   StageCosts costs;
   costs.forward = costs.input = costs.weight = {1, 1};
