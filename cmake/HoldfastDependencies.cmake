@@ -46,3 +46,17 @@ holdfast_external(ext_gloo HEADER gloo/context.h LIBS gloo)
 holdfast_external(ext_fabric HEADER rdma/fabric.h LIBS fabric)
 holdfast_external(ext_rocksdb HEADER rocksdb/db.h LIBS rocksdb)
 holdfast_external(ext_openblas HEADER cblas.h LIBS openblas)
+
+# Optional, for `holdfastctl plan --solver exact`. Bundles go without it: they would have to carry it.
+option(HOLDFAST_CBC "Link the exact planner with COIN-OR CBC where it is installed" ON)
+if(HOLDFAST_CBC AND NOT HOLDFAST_CUDA)
+  find_path(HOLDFAST_CBC_INCLUDE coin/Cbc_C_Interface.h)
+  find_library(HOLDFAST_CBC_LIBRARY CbcSolver)
+  if(HOLDFAST_CBC_INCLUDE AND HOLDFAST_CBC_LIBRARY)
+    add_library(ext_cbc INTERFACE)
+    # The interface includes its neighbours by their bare names.
+    target_include_directories(ext_cbc SYSTEM INTERFACE "${HOLDFAST_CBC_INCLUDE}"
+                               "${HOLDFAST_CBC_INCLUDE}/coin")
+    target_link_libraries(ext_cbc INTERFACE "${HOLDFAST_CBC_LIBRARY}")
+  endif()
+endif()
