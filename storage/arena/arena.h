@@ -111,7 +111,8 @@ class Arena : public ArenaMapping {
   virtual Status publish_verified(BlockIndex block, Epoch granted_in,
                                   const BlockHeader& header) = 0;
   // True if this process has found this grant's bytes right, with read_verified or before
-  // publish_verified, and never wrong since. Published bytes are not written any more: it need not be summed again before it is used.
+  // publish_verified, and never wrong since. Published bytes are not written any more: it need not
+  // be summed again before it is offered.
   virtual bool was_verified(const BlockInfo& block) = 0;
   // Random, chosen when the file was made: tells a file from another of the same path. 0: made by a
   // release that did not number them.

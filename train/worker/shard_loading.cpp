@@ -41,6 +41,7 @@ class Crew {
   Loading run() {
     std::vector<std::thread> helpers;
     const size_t wanted = std::min<size_t>(target_.threads, order_.size());
+    helpers.reserve(wanted);  // nothing may throw while one runs
     while (helpers.size() + 1 < wanted) {
       try {
         helpers.emplace_back([this] { work(); });
