@@ -62,6 +62,11 @@ enum class ErrorCode : uint16_t {
   // 804 was too_few_workers, never produced
   kGradientOverflow = 805,
   kLossNotFinite = 806,
+  // 82x: plans
+  kPlanImpossible = 820,
+  kPlanText = 821,
+  kSolverMissing = 822,
+  kSolverLimit = 823,
   // 85x: accelerators
   kDeviceMissing = 850,
   kDeviceFailed = 851,

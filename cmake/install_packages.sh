@@ -13,7 +13,8 @@ command -v apt-get >/dev/null 2>&1 || {
 packages=(g++ cmake ninja-build ccache lld pkg-config git curl
           libfmt-dev libspdlog-dev libexpected-dev libxxhash-dev libtomlplusplus-dev libcli11-dev
           libopenblas-dev libgloo-dev libfabric-dev librocksdb-dev libssl-dev
-          libgtest-dev libgmock-dev)
+          libgtest-dev libgmock-dev
+          coinor-libcbc-dev)  # optional: without it `holdfastctl plan --solver exact` is refused
 missing=()
 for package in "${packages[@]}"; do
   dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' ||

@@ -48,6 +48,8 @@ void read_snapshot(TomlTable t, SnapshotConfig& s) {
   t.integer("every", s.every);
 }
 
+constexpr double kLargestFactor = 1e6;
+
 // The coordinator keeps a few words for every shard of the job.
 constexpr uint64_t kMostShards = uint64_t{1} << 20;
 
@@ -72,6 +74,22 @@ Status validate_optimizer(const OptimizerConfig& o) {
   RETURN_IF_ERROR(in_range("optimizer.epsilon", o.epsilon, 1e-16, 1.0));
   RETURN_IF_ERROR(in_range("optimizer.weight_decay", o.weight_decay, 0.0, 10.0));
   return in_range("optimizer.clip", o.clip, 0.0, 1e9);
+}
+
+Status validate_routing(const JobConfig& job) {
+  if (job.routing != "dropless" && job.routing != "capacity")
+    return fail(ErrorCode::kConfigValue,
+                fmt::format("routing = \"{}\" must be \"dropless\" or \"capacity\"", job.routing));
+  if (!job.capacity_factor) return {};
+  if (job.routing == "dropless")
+    return fail(ErrorCode::kConfigValue,
+                fmt::format("capacity_factor = {} needs routing = \"capacity\": \"dropless\" has no "
+                            "capacity and drops nothing",
+                            *job.capacity_factor));
+  if (!(*job.capacity_factor > 0 && *job.capacity_factor <= kLargestFactor))
+    return fail(ErrorCode::kConfigValue, fmt::format("capacity_factor = {} is not above 0 and at most {}",
+                                                     *job.capacity_factor, kLargestFactor));
+  return {};
 }
 
 // Kernels of accelerators move rows 16 bytes at a time: 8 elements of bf16.
@@ -130,6 +148,7 @@ Status validate(const JobConfig& job) {
   RETURN_IF_ERROR(in_range("tolerate", job.tolerate, 0, 4096));
   RETURN_IF_ERROR(in_range("evaluate_micro_batches", job.evaluate_micro_batches, 1, 65536));
   RETURN_IF_ERROR(validate_optimizer(job.optimizer));
+  RETURN_IF_ERROR(validate_routing(job));
   RETURN_IF_ERROR(validate_backend(job));
   if (job.data.path.empty())
     return fail(ErrorCode::kConfigMissing, "data.path is missing: give it in FILE or with --data");
@@ -169,6 +188,8 @@ Result<JobConfig> parse_job(const std::string& toml, const std::filesystem::path
   root.integer("slots_per_worker", job.slots_per_worker);
   root.integer("tolerate", job.tolerate);
   root.boolean("reproducible", job.reproducible);
+  root.text("routing", job.routing);
+  root.real("capacity_factor", job.capacity_factor);
   root.text("backend", job.backend);
   root.integer("evaluate_every", job.evaluate_every);
   root.integer("evaluate_micro_batches", job.evaluate_micro_batches);

@@ -48,6 +48,8 @@ struct SnapshotConfig {
 };
 BOOST_DESCRIBE_STRUCT(SnapshotConfig, (), (policy, replicas, every))
 
+inline constexpr double kCapacityFactor = 1.25;
+
 struct JobConfig {
   JobId name;
   uint64_t seed = 1;  // initial weights
@@ -59,6 +61,8 @@ struct JobConfig {
   uint32_t slots_per_worker = 0;      // k; 0 stands for ceil(E / D)
   uint32_t tolerate = 1;              // lost lanes that room is reserved for
   bool reproducible = false;
+  std::string routing = "dropless";       // or "capacity": an expert takes so many tokens, no more
+  std::optional<double> capacity_factor;  // of routing "capacity" only; see capacity()
   std::string backend = "cpu";  // what workers compute on: "cpu" or "cuda"
   uint64_t evaluate_every = 50;  // steps; 0: only at the end
   uint32_t evaluate_micro_batches = 8;
@@ -71,12 +75,17 @@ struct JobConfig {
   uint32_t slots() const {
     return slots_per_worker == 0 ? (model.experts + pipelines - 1) / pipelines : slots_per_worker;
   }
+  // What an expert takes of a micro-batch, as a multiple of its even share; nullopt: everything.
+  std::optional<double> capacity() const {
+    if (routing != "capacity") return std::nullopt;
+    return capacity_factor.value_or(kCapacityFactor);
+  }
   bool operator==(const JobConfig&) const = default;
 };
 BOOST_DESCRIBE_STRUCT(JobConfig, (),
                       (name, seed, steps, pipelines, micro_batches, micro_batch_sequences, shards,
-                       slots_per_worker, tolerate, reproducible, backend, evaluate_every,
-                       evaluate_micro_batches, model, data, optimizer, snapshot))
+                       slots_per_worker, tolerate, reproducible, routing, capacity_factor, backend,
+                       evaluate_every, evaluate_micro_batches, model, data, optimizer, snapshot))
 
 // Job names stand in paths and URLs: 1 to 64 letters, digits, '-', '_' or '.', none in front.
 bool valid_name(std::string_view name);

@@ -130,6 +130,10 @@ void TomlTable::real(const char* key, double& out) {
     wrong(key, "a number");
 }
 
+void TomlTable::real(const char* key, std::optional<double>& out) {
+  if (look_up(document_->opened[index_], key) != nullptr) real(key, out.emplace(0));
+}
+
 void TomlTable::whole(const char* key, uint64_t& out, uint64_t most) {
   const toml::node* node = look_up(document_->opened[index_], key);
   if (node == nullptr) return;

@@ -25,6 +25,7 @@ class TomlTable {
   void text(const char* key, std::string& out);
   void boolean(const char* key, bool& out);
   void real(const char* key, double& out);
+  void real(const char* key, std::optional<double>& out);
   template <class Integer>
   void integer(const char* key, Integer& out) {
     uint64_t value = out;

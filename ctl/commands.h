@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "ctl/plan/request.h"
 
 namespace holdfast::ctl {
 
@@ -62,6 +63,9 @@ struct PrepareOptions {
   std::string max_size = "0";  // "64MiB"; 0: everything
 };
 Status prepare_data(const Connection& connection, const PrepareOptions& options);
+
+// plan_command.cpp: needs no daemon
+Status show_plan(const PlanArguments& arguments);
 
 // playground_commands.cpp
 struct PlaygroundArguments {

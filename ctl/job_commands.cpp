@@ -106,12 +106,12 @@ Status show_job_steps(const Connection& connection, const std::string& job, uint
       get(connection, fmt::format("/v1/jobs/{}/steps?from={}&limit={}", job, from, limit)));
   if (connection.json) return print_json(body);
   ASSIGN_OR_RETURN(const auto rows, from_json<std::vector<api::StepRow>>(body, "steps"));
-  Table table({"STEP", "MADE IN", "LANES", "LOSS", "NORM", "RATE", "SECONDS", "HELD-OUT"});
+  Table table({"STEP", "MADE IN", "LANES", "LOSS", "NORM", "RATE", "SECONDS", "DROPPED", "HELD-OUT"});
   for (const api::StepRow& row : rows)
     table.add({std::to_string(row.step.value), to_string(row.made), std::to_string(row.lanes),
                fmt::format("{:.6f}", row.loss), fmt::format("{:.3f}", row.gradient_norm),
                fmt::format("{:.2e}", row.learning_rate), fmt::format("{:.3f}", row.seconds),
-               loss_text(row.held_out_loss)});
+               std::to_string(row.tokens_dropped), loss_text(row.held_out_loss)});
   std::fputs(table.text().c_str(), stdout);
   return {};
 }

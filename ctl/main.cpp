@@ -166,6 +166,34 @@ void add_data(CLI::App& app, Connection& c, Chosen& chosen, PrepareOptions& a) {
   add_output(prepare, c);
 }
 
+void add_plan(CLI::App& app, Chosen& chosen, PlanArguments& a) {
+  CLI::App& plan = leaf(app, "plan", "The rounds of a step on the live lanes, and what they take",
+                        chosen, [&a] { return show_plan(a); });
+  plan.add_option("--pipelines", a.pipelines, "D")->required()->check(whole(1, 1024));
+  plan.add_option("--stages", a.stages, "S")->required()->check(whole(1, 256));
+  plan.add_option("--micro-batches", a.micro_batches, "M, of one pipeline")
+      ->required()
+      ->check(whole(1, 4096));
+  plan.add_option("--fail", a.fail, "Dead lanes as d:s,d:s, pipeline and stage from 0");
+  plan.add_option("--caps", a.caps, "Micro-batches a lane may hold, for all or one a stage");
+  plan.add_option("--costs", a.costs, "F,I,W,comm,update; for each stage with / between");
+  plan.add_option("--expert-share", a.expert_share, "Share of experts in F, I and W")
+      ->check(CLI::Range(0.0, 1.0));
+  plan.add_option("--stage-bytes", a.stage_bytes, "State of a lane, as 20GiB, for moves");
+  plan.add_option("--policy", a.policy, "1f1b, reroute, split or staggered")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"1f1b", "reroute", "split", "staggered"}));
+  plan.add_option("--solver", a.solver, "fast, or exact for small problems")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"fast", "exact"}));
+  plan.add_option("--solver-seconds", a.seconds, "How long the exact solver may take")
+      ->capture_default_str()
+      ->check(CLI::Range(1.0, 86'400.0));
+  plan.add_option("-o,--output", a.output, "table, json, svg (a chart) or trace (for Perfetto)")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"table", "json", "svg", "trace"}));
+}
+
 void add_playground(CLI::App& app, Chosen& chosen, PlaygroundArguments& a, QuickstartArguments& q) {
   CLI::App& p = *app.add_subcommand("playground", "A cluster on this machine, to try things out");
   p.require_subcommand(0, 1);
@@ -243,10 +271,12 @@ int run(int argc, char** argv) {
   PrepareOptions prepare;
   PlaygroundArguments playground;
   QuickstartArguments quickstart;
+  PlanArguments plan;
   add_cluster(app, connection, chosen, events);
   add_snapshots(app, connection, chosen, exported);
   add_jobs(app, connection, chosen, jobs);
   add_data(app, connection, chosen, prepare);
+  add_plan(app, chosen, plan);
   add_playground(app, chosen, playground, quickstart);
 
   try {

@@ -40,6 +40,7 @@ fi
 steps=30
 [ $quick = 1 ] && steps=10
 "$bundle/bin/step_bench" --steps $steps --warm-up 5 --out "$out/step_bench.json"
+"$bundle/bin/step_bench" --routing capacity --steps $steps --warm-up 5 --out "$out/step_bench_capacity.json"
 if python3 -c 'import torch' 2>/dev/null; then
   python3 "$here/pytorch_moe.py" --steps $steps --warm-up 5 --out "$out/pytorch-eager.json"
   python3 "$here/pytorch_moe.py" --steps $steps --warm-up 5 --compile --out "$out/pytorch-compiled.json"

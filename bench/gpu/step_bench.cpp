@@ -1,6 +1,7 @@
 // Training steps on one accelerator, no cluster around it: tokens a second and model FLOP/s of the
 // models that the GPU benchmarks speak of, on random tokens. Builds nothing, needs one device.
-//   step_bench [--models moe-s16,moe-1b16,moe-s64] [--steps N] [--warm-up N] [--out FILE]
+//   step_bench [--models moe-s16,moe-1b16,moe-s64] [--routing dropless|capacity] [--capacity-factor X]
+//              [--steps N] [--warm-up N] [--out FILE]
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -8,6 +9,7 @@
 #include <chrono>
 #include <fstream>
 #include <map>
+#include <optional>
 #include <random>
 
 #include "base/json.h"
@@ -59,10 +61,19 @@ double flops_per_token(const conf::ModelConfig& m) {
   return 6 * met + 6.0 * m.layers * d * m.context;
 }
 
-conf::JobConfig job_of(const Bench& bench, uint64_t steps) {
+struct Options {
+  std::vector<std::string> models = {"moe-s16", "moe-1b16", "moe-s64"};
+  std::string routing = "dropless";
+  std::optional<double> capacity_factor;
+  uint64_t steps = 20, warm_up = 5;
+};
+
+conf::JobConfig job_of(const Bench& bench, const Options& options) {
   conf::JobConfig job;
   job.name = JobId("bench");
-  job.steps = steps;
+  job.steps = options.warm_up + options.steps;
+  job.routing = options.routing;
+  job.capacity_factor = options.capacity_factor;
   job.pipelines = 1;
   job.micro_batches = 1;
   job.micro_batch_sequences = bench.sequences;
@@ -126,16 +137,19 @@ class HostTime {
 
 struct Row {
   std::string model;
+  std::string routing;
   double first_loss = 0, last_loss = 0, seconds = 0, fastest_seconds = 0, tokens_per_second = 0,
-         model_tflops = 0, host_seconds = 0;
+         model_tflops = 0;  // of all choices, those that are dropped too
+  double host_seconds = 0;
+  double dropped_fraction = 0;  // of the choices of the steps that were timed
 };
 BOOST_DESCRIBE_STRUCT(Row, (),
-                      (model, first_loss, last_loss, seconds, fastest_seconds, tokens_per_second,
-                       model_tflops, host_seconds))
+                      (model, routing, first_loss, last_loss, seconds, fastest_seconds,
+                       tokens_per_second, model_tflops, host_seconds, dropped_fraction))
 
-Result<Row> measure(const std::string& name, uint64_t warm_up, uint64_t steps) {
+Result<Row> measure(const std::string& name, const Options& options) {
   const Bench& bench = benches().at(name);
-  const conf::JobConfig job = job_of(bench, warm_up + steps);
+  const conf::JobConfig job = job_of(bench, options);
   ASSIGN_OR_RETURN(auto device, kernels::Cuda::open(0));
   AbortWord abort;
   HostTime host;  // one lane: all marks come from this thread
@@ -147,19 +161,24 @@ Result<Row> measure(const std::string& name, uint64_t warm_up, uint64_t steps) {
                                      std::vector<uint32_t>(layout.shard_count(), 0)}));
   for (uint32_t shard = 0; shard < layout.shard_count(); ++shard)
     RETURN_IF_ERROR(trainer.init_shard(shard));
+  RETURN_IF_ERROR(trainer.finish_loading());
   RETURN_IF_ERROR(trainer.materialize(*group[0]));
-  Row row{name};
+  Row row{name, options.routing};
   std::vector<double> seconds, enqueued;
-  for (uint64_t step = 0; step < warm_up + steps; ++step) {
+  double dropped = 0;
+  for (uint64_t step = 0; step < job.steps; ++step) {
     host.begin();
     ASSIGN_OR_RETURN(const StepDone done, trainer.run_step(*group[0], Step(step)));
     if (step == 0) row.first_loss = done.loss;
     row.last_loss = done.loss;
-    if (step < warm_up) continue;
+    if (step < options.warm_up) continue;
     seconds.push_back(done.seconds);
     enqueued.push_back(host.enqueued());
+    dropped += double(done.tokens_dropped);
   }
   const double tokens = double(bench.sequences) * bench.model.context;
+  row.dropped_fraction =
+      dropped / (double(options.steps) * tokens * bench.model.top_k * bench.model.layers);
   row.seconds = median(seconds);
   row.host_seconds = median(enqueued);
   row.fastest_seconds = *std::min_element(seconds.begin(), seconds.end());
@@ -171,30 +190,36 @@ Result<Row> measure(const std::string& name, uint64_t warm_up, uint64_t steps) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  std::vector<std::string> models = {"moe-s16", "moe-1b16", "moe-s64"};
-  uint64_t steps = 20, warm_up = 5;
+  Options options;
   std::string out;
   CLI::App app{"Training steps on one accelerator"};
-  app.add_option("--models", models)->delimiter(',')->check([](const std::string& name) {
+  app.add_option("--models", options.models)->delimiter(',')->check([](const std::string& name) {
     return benches().contains(name) ? std::string() : "no such model: " + name;
   });
-  app.add_option("--steps", steps)->check(CLI::Range(1, 10'000));
-  app.add_option("--warm-up", warm_up);
+  app.add_option("--routing", options.routing)->check(CLI::IsMember({"dropless", "capacity"}));
+  app.add_option("--capacity-factor", options.capacity_factor, "of --routing capacity");
+  app.add_option("--steps", options.steps)->check(CLI::Range(1, 10'000));
+  app.add_option("--warm-up", options.warm_up);
   app.add_option("--out", out, "write the rows there as JSON");
   CLI11_PARSE(app, argc, argv);
+  if (options.capacity_factor && (options.routing != "capacity" || !(*options.capacity_factor > 0))) {
+    fmt::print(stderr, "step_bench: --capacity-factor is above 0 and goes with --routing capacity\n");
+    return 1;
+  }
 
-  fmt::print("{:10} {:>9} {:>9} {:>10} {:>11} {:>9} {:>10} {:>9}\n", "model", "first", "last", "ms/step",
-             "fastest ms", "host ms", "tokens/s", "TFLOP/s");
+  fmt::print("{:10} {:>9} {:>9} {:>10} {:>11} {:>9} {:>10} {:>9} {:>9}\n", "model", "first", "last",
+             "ms/step", "fastest ms", "host ms", "tokens/s", "TFLOP/s", "dropped");
   std::vector<Row> rows;
-  for (const std::string& name : models) {
-    const auto row = measure(name, warm_up, steps);
+  for (const std::string& name : options.models) {
+    const auto row = measure(name, options);
     if (!row) {
       fmt::print(stderr, "step_bench: {}: {}\n", name, row.error().to_string());
       return 1;
     }
-    fmt::print("{:10} {:>9.4f} {:>9.4f} {:>10.2f} {:>11.2f} {:>9.2f} {:>10.0f} {:>9.1f}\n", name,
-               row->first_loss, row->last_loss, row->seconds * 1e3, row->fastest_seconds * 1e3,
-               row->host_seconds * 1e3, row->tokens_per_second, row->model_tflops);
+    fmt::print("{:10} {:>9.4f} {:>9.4f} {:>10.2f} {:>11.2f} {:>9.2f} {:>10.0f} {:>9.1f} {:>8.2f}%\n",
+               name, row->first_loss, row->last_loss, row->seconds * 1e3, row->fastest_seconds * 1e3,
+               row->host_seconds * 1e3, row->tokens_per_second, row->model_tflops,
+               100 * row->dropped_fraction);
     rows.push_back(*row);
   }
   if (!out.empty()) std::ofstream(out) << to_json_text(rows) << "\n";

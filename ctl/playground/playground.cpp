@@ -1,10 +1,7 @@
 #include "ctl/playground/playground.h"
 
-#include <arpa/inet.h>
 #include <fmt/format.h>
-#include <netinet/in.h>
 #include <signal.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -16,6 +13,7 @@
 #include "base/check.h"
 #include "base/checksum.h"
 #include "base/json.h"
+#include "ctl/playground/ports.h"
 #include "ctl/playground/process.h"
 #include "daemon/control/client.h"
 #include "train/worker/progress_page.h"
@@ -52,21 +50,6 @@ int64_t now_ms() {
       .count();
 }
 
-// A loopback port that was free a moment ago.
-Result<uint16_t> free_port() {
-  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  if (fd < 0) return fail(ErrorCode::kInternal, "no sockets can be made");
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t length = sizeof address;
-  const bool ok = bind(fd, reinterpret_cast<sockaddr*>(&address), length) == 0 &&
-                  getsockname(fd, reinterpret_cast<sockaddr*>(&address), &length) == 0;
-  close(fd);
-  if (!ok) return fail(ErrorCode::kAddressInUse, "no free port on 127.0.0.1");
-  return ntohs(address.sin_port);
-}
-
 fs::path state_folder(const PlaygroundNode& node) { return node.folder / "state"; }
 
 }  // namespace
@@ -96,13 +79,14 @@ Result<Playground> Playground::create(const PlaygroundOptions& options, bool fre
       fs::remove_all(kept.directory / fmt::format("node-{}", i), error);
     fs::remove_all(playground.arena_folder(), error);
   }
+  ASSIGN_OR_RETURN(const std::vector<uint16_t> ports,
+                   choose_ports(kept.nodes, checksum64(kept.directory.string())));
   for (uint32_t i = 0; i < kept.nodes; ++i) {
     PlaygroundNode node;
     node.name = fmt::format("node-{}", i);
     node.folder = kept.directory / node.name;
     node.control_socket = node.folder / "control.sock";
-    ASSIGN_OR_RETURN(const uint16_t port, free_port());
-    node.listen = fmt::format("127.0.0.1:{}", port);
+    node.listen = fmt::format("127.0.0.1:{}", ports[i]);
     playground.nodes_.push_back(node);
   }
   RETURN_IF_ERROR(playground.write_node_files());

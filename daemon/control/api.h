@@ -139,11 +139,13 @@ struct StepRow {
   double gradient_norm = 0;
   double seconds = 0;
   uint64_t tokens = 0;
+  uint64_t tokens_dropped = 0;  // choices beyond capacity
   std::optional<double> held_out_loss;
+  double stall_seconds = 0;  // the longest that an update waited for a capture, of `seconds`
 };
 BOOST_DESCRIBE_STRUCT(StepRow, (),
                       (step, made, lanes, loss, learning_rate, gradient_norm, seconds, tokens,
-                       held_out_loss))
+                       tokens_dropped, held_out_loss, stall_seconds))
 
 struct Accepted {
   JobId job;

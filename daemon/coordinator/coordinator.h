@@ -44,8 +44,8 @@ struct CoordinatorOptions {
 using Event =
     std::variant<NodeUp, WorkerChanged, NodeQuiesced, WorkerRestored, WorkerRestoreFailed,
                  WorkerStepDone, WorkerReplicated, WorkerCaptureMissed, WorkerStopped,
-                 WorkerStopRefused, WorkerCommBroken, WorkerFatal, NodeDown, SubmitJob, StopJob,
-                 ResumeJob, RemoveJob, Tick>;
+                 WorkerStopRefused, WorkerCommBroken, WorkerFatal, WorkerRunning, NodeDown,
+                 SubmitJob, StopJob, ResumeJob, RemoveJob, Tick>;
 Event to_event(NodeEvent event);
 
 // ---- records ------------------------------------------------------------------------------------

@@ -48,6 +48,7 @@ void Coordinator::Machine::change_view(const std::string& why) {
   awaited_.clear();
   answers_.clear();
   restored_.clear();
+  started_.clear();
   blamed_.clear();
   broken_lanes_.clear();
   captures_.close();

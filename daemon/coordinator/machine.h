@@ -79,6 +79,7 @@ class Coordinator::Machine {
 
   // ---- running.cpp
   void on(const Tick& event);
+  void on(const WorkerRunning& event);
   void on(const WorkerStepDone& event);
   void on(const WorkerReplicated& event);
   void on(const WorkerCaptureMissed& event);
@@ -157,6 +158,7 @@ class Coordinator::Machine {
   // Restoring and running.
   std::optional<View> view_;
   std::map<uint32_t, std::string> restored_;  // lane -> communicator address
+  std::map<uint32_t, train::RestoreTimes> started_;  // lane -> how long it took to get there
   std::set<uint32_t> taken_over_;             // lanes that reported to this process
   std::map<uint32_t, Step> stopped_unheard_;  // of these, those that stand, by step
   std::set<WorkerId> blamed_;                 // could not restore, and no copy is the reason

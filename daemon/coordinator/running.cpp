@@ -6,6 +6,19 @@
 #include "daemon/coordinator/machine.h"
 
 namespace holdfast::daemon {
+namespace {
+
+double seconds_of(const train::RestoreTimes& t) {
+  return t.room_seconds + t.load_seconds + t.connect_seconds + t.weights_seconds;
+}
+
+std::string bytes_text(uint64_t bytes) {
+  const auto value = static_cast<double>(bytes);
+  return bytes < 1'000'000'000 ? fmt::format("{:.1f} MB", value / 1e6)
+                               : fmt::format("{:.1f} GB", value / 1e9);
+}
+
+}  // namespace
 
 void Coordinator::Machine::on(const Tick&) {
   switch (phase_) {
@@ -33,6 +46,35 @@ void Coordinator::Machine::on(const Tick&) {
       }
       return;
   }
+}
+
+// ---- the way to the first step ------------------------------------------------------------------
+
+// Of the lane that took longest: the others waited for it.
+void Coordinator::Machine::on(const WorkerRunning& event) {
+  if (!current(event.node, event.session, event.epoch) || phase_ != Phase::kRunning) return;
+  const auto lane = lane_of(event.node, event.slot);
+  if (!lane || !started_.emplace(*lane, event.times).second) return;
+  if (started_.size() < view_->members.size()) return;
+  const auto slowest =
+      std::max_element(started_.begin(), started_.end(), [](const auto& a, const auto& b) {
+        return seconds_of(a.second) < seconds_of(b.second);
+      });
+  const train::RestoreTimes& t = slowest->second;
+  const std::string& node = view_->members[slowest->first].worker.node.value;
+  const auto seconds = [](double value) { return fmt::format("{:.3f}", value); };
+  note("restored",
+       fmt::format("node {} took longest of {} lanes: {} in {:.2f} s (room {:.2f} s, verify and load "
+                   "{:.2f} s, connect {:.2f} s, weights {:.2f} s)",
+                   node, started_.size(), bytes_text(t.bytes), seconds_of(t), t.room_seconds,
+                   t.load_seconds, t.connect_seconds, t.weights_seconds),
+       {{"node", node},
+        {"bytes", std::to_string(t.bytes)},
+        {"seconds", seconds(seconds_of(t))},
+        {"room_seconds", seconds(t.room_seconds)},
+        {"load_seconds", seconds(t.load_seconds)},
+        {"connect_seconds", seconds(t.connect_seconds)},
+        {"weights_seconds", seconds(t.weights_seconds)}});
 }
 
 // ---- steps --------------------------------------------------------------------------------------

@@ -115,6 +115,16 @@ struct WorkerRestored {
 };
 BOOST_DESCRIBE_STRUCT(WorkerRestored, (), (node, session, slot, epoch, comm_address))
 
+// Its first step begins: how long it took to get there.
+struct WorkerRunning {
+  NodeId node;
+  uint64_t session = 0;
+  uint32_t slot = 0;
+  Epoch epoch;
+  train::RestoreTimes times;
+};
+BOOST_DESCRIBE_STRUCT(WorkerRunning, (), (node, session, slot, epoch, times))
+
 // These shards could not be had from `from` (bad block, lost peer): decide again, from elsewhere if
 // there is a choice. No shards: the worker itself could not prepare.
 struct WorkerRestoreFailed {
@@ -227,7 +237,7 @@ BOOST_DESCRIBE_STRUCT(Tick, (), ())
 using NodeEvent =
     std::variant<NodeUp, WorkerChanged, NodeQuiesced, WorkerRestored, WorkerRestoreFailed,
                  WorkerStepDone, WorkerReplicated, WorkerCaptureMissed, WorkerStopped,
-                 WorkerStopRefused, WorkerCommBroken, WorkerFatal>;
+                 WorkerStopRefused, WorkerCommBroken, WorkerFatal, WorkerRunning>;
 
 // ---- commands: coordinator -> node -------------------------------------------------------------
 

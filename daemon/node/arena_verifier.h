@@ -1,7 +1,9 @@
 // Tells what a node can offer: the blocks of a job whose bytes have the checksum taken at capture.
 // A large arena takes seconds to sum, and a view waits for it: the work is spread over the loop's
-// helper threads, and a block that this process has summed before is not summed again. Whoever uses
-// a block verifies it then, and one that was found bad there is looked at again here.
+// helper threads, and a block that this process has summed before is not summed again: what it looked
+// at here, read, committed for a peer or fetched. Captures of its own workers it has not summed, nor
+// anything that lay there when it started. Whoever uses a block verifies it then, and one that was
+// found bad there is looked at again here.
 #pragma once
 
 #include <cstdint>

@@ -1,6 +1,6 @@
 // The event loop as LoopPort: timers, and helper threads for work that would hold the loop up.
 // There are a few, so that checksums do not wait behind a connect to a peer that is gone, and more
-// on a large machine, whose arena is large.
+// on a large machine, whose arena is large: a view waits for its sums, and workers stand still then.
 #pragma once
 
 #include <algorithm>
@@ -30,7 +30,7 @@ class AsioLoop final : public LoopPort {
   static constexpr size_t kMost = 16;  // then memory is what they wait for
 
   const size_t helpers_ =
-      std::clamp<size_t>(std::thread::hardware_concurrency() / 4, kFewest, kMost);
+      std::clamp<size_t>(std::thread::hardware_concurrency() / 2, kFewest, kMost);
   boost::asio::io_context& io_;
   boost::asio::thread_pool aside_;
 };

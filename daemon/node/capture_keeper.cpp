@@ -122,7 +122,11 @@ void CaptureKeeper::captured(uint32_t slot, const NodeJob& job, const train::Cap
   const auto owner = owners_.find(slot);
   if (owner == owners_.end() || message.epoch != owner->second.epoch) return;
   const auto granted = grants_.extract({slot, message.state.version});
-  if (granted) free_unpublished(granted.mapped().blocks);  // what the worker left over
+  if (granted) {
+    free_unpublished(granted.mapped().blocks);  // what the worker left over
+    for (const ShardBlock& b : message.blocks) counters_.captured_bytes += job.shard_bytes(b.shard);
+    counters_.capture_seconds += message.seconds;
+  }
   // Nobody comes back to it: it was given up, or a newer one is safe.
   if (watermark_ && storage::may_free(message.state, *watermark_)) {
     free_published(job, message);
@@ -178,6 +182,14 @@ void CaptureKeeper::replicate(uint32_t slot, const NodeJob& job, const StateVers
                       });
 }
 
+void CaptureKeeper::step_done(uint32_t slot, const train::StepDone& done) {
+  const std::pair told{done.epoch, done.step};
+  const auto [newest, first] = newest_steps_.try_emplace(slot, told);
+  if (!first && told <= newest->second) return;
+  newest->second = told;
+  counters_.stall_seconds += done.stall_seconds;
+}
+
 void CaptureKeeper::missed(uint32_t slot, const train::CaptureMissed& message) {
   uint64_t attempt = 0;
   if (const auto it = grants_.find({slot, message.version}); it != grants_.end()) {
@@ -203,7 +215,7 @@ void CaptureKeeper::forget_other_jobs(uint64_t keep_hash) {
 
 void CaptureKeeper::report_missed(uint32_t slot, Epoch epoch, Version version,
                                   const std::string& why, uint64_t attempt) {
-  ++skipped_;
+  ++counters_.skipped;
   report_(WorkerCaptureMissed{self_, 0, slot, epoch, version, why, attempt});
 }
 

@@ -19,6 +19,14 @@
 
 namespace holdfast::daemon {
 
+// Since the process started, over all workers of the node.
+struct SnapshotCounters {
+  uint64_t skipped = 0;          // captures that were named and could not be kept
+  uint64_t captured_bytes = 0;   // published in the arena by workers
+  double capture_seconds = 0;    // that they took for it, beside training
+  double stall_seconds = 0;      // that updates waited for captures
+};
+
 class CaptureKeeper {
  public:
   // `holds` (nullptr: none): states that the watermark leaves alone.
@@ -53,7 +61,9 @@ class CaptureKeeper {
   // Frees every published block of other jobs than this.
   void forget_other_jobs(uint64_t keep_hash);
 
-  uint64_t skipped() const { return skipped_; }  // captures that were missed, since the start
+  // For the counters; one that was told before is not counted again.
+  void step_done(uint32_t slot, const train::StepDone& done);
+  const SnapshotCounters& counters() const { return counters_; }
 
  private:
   struct Grant {
@@ -81,7 +91,8 @@ class CaptureKeeper {
   std::map<uint32_t, Owner> owners_;                       // by slot
   std::map<std::pair<uint32_t, Version>, Grant> grants_;   // by slot and version
   std::vector<storage::BlockInfo> inherited_;
-  uint64_t skipped_ = 0;
+  SnapshotCounters counters_;
+  std::map<uint32_t, std::pair<Epoch, Step>> newest_steps_;  // that were counted, by slot
   std::optional<storage::Watermark> watermark_;  // the last one of this epoch
 };
 

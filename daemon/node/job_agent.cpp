@@ -324,6 +324,11 @@ void JobAgent::on(uint32_t slot, const train::Restored& message) {
   ports_.report(WorkerRestored{options_.node, 0, slot, message.epoch, message.comm_address});
 }
 
+void JobAgent::on(uint32_t slot, const train::Running& message) {
+  if (!current(message.epoch)) return;
+  ports_.report(WorkerRunning{options_.node, 0, slot, message.epoch, message.times});
+}
+
 void JobAgent::on(uint32_t slot, const train::RestoreFailed& message) {
   if (!current(message.epoch)) return;
   std::vector<uint32_t> shards;
@@ -341,6 +346,7 @@ void JobAgent::on(uint32_t slot, const train::RestoreFailed& message) {
 }
 
 void JobAgent::on(uint32_t slot, const train::StepDone& message) {
+  captures_.step_done(slot, message);
   slots_[slot].report.step = message.step.next();
   if (slots_[slot].report.phase == WorkerPhase::kStopped)  // a later StopAt let it go on
     set_phase(slot, WorkerPhase::kRunning);

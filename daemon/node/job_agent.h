@@ -67,8 +67,7 @@ class JobAgent {
   std::vector<WorkerReport> worker_reports() const;
   Epoch epoch() const { return memory_.epoch; }
   StateVersion safe() const { return memory_.safe; }
-  // Captures that were named and that this node could not keep, since the process started.
-  uint64_t captures_skipped() const { return captures_.skipped(); }
+  const SnapshotCounters& snapshots() const { return captures_.counters(); }
   const NodeJob* job() const { return job_ ? &*job_ : nullptr; }
 
  private:
@@ -96,6 +95,7 @@ class JobAgent {
   void on(uint32_t slot, const train::Quiesced& message);
   void on(uint32_t slot, const train::Restored& message);
   void on(uint32_t slot, const train::RestoreFailed& message);
+  void on(uint32_t slot, const train::Running& message);
   void on(uint32_t slot, const train::StepDone& message);
   void on(uint32_t slot, const train::Captured& message);
   void on(uint32_t slot, const train::CaptureMissed& message);

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 namespace holdfast::daemon {
 namespace {
 
@@ -12,6 +14,16 @@ std::string key(const JobId& job, Step step) {
   return fmt::format("{}{:016x}", prefix(job), step.value);
 }
 
+// Members are only ever added: what a row of an earlier release lacks is as in an empty one.
+Result<api::StepRow> read_row(std::string_view text, const std::string& name) {
+  ASSIGN_OR_RETURN(boost::json::value value, parse_json(text, name));
+  if (boost::json::object* row = value.if_object()) {
+    const boost::json::value empty = boost::json::value_from(api::StepRow{});
+    for (const auto& member : empty.get_object()) row->insert(member);
+  }
+  return from_json<api::StepRow>(value, name);
+}
+
 }  // namespace
 
 Result<bool> StepLog::record(const JobId& job, const train::StepDone& step) {
@@ -20,6 +32,7 @@ Result<bool> StepLog::record(const JobId& job, const train::StepDone& step) {
   if (newest_ && newest_->step == step.step && newest_->made == step.epoch) {
     if (!newest_lanes_.insert(step.lane).second) return false;  // told again
     ++newest_->lanes;
+    newest_->stall_seconds = std::max(newest_->stall_seconds, step.stall_seconds);
     RETURN_IF_ERROR(catalog_.write({{key(job, step.step), to_json_text(*newest_)}},
                                    storage::Durability::kBuffered));
     return false;
@@ -33,11 +46,14 @@ Result<bool> StepLog::record(const JobId& job, const train::StepDone& step) {
   row.gradient_norm = step.gradient_norm;
   row.seconds = step.seconds;
   row.tokens = step.tokens;
+  row.tokens_dropped = step.tokens_dropped;
   row.held_out_loss = step.held_out_loss;
+  row.stall_seconds = step.stall_seconds;
   const double speed = step.seconds > 0 ? static_cast<double>(step.tokens) / step.seconds : 0;
   tokens_per_second_ = tokens_per_second_ == 0
                            ? speed
                            : (1 - kSmoothing) * tokens_per_second_ + kSmoothing * speed;
+  tokens_dropped_ += step.tokens_dropped;
   newest_ = row;
   newest_lanes_ = {step.lane};
   RETURN_IF_ERROR(catalog_.write({{key(job, step.step), to_json_text(row)}},
@@ -50,7 +66,7 @@ Result<std::vector<api::StepRow>> StepLog::rows(const JobId& job, Step from,
   ASSIGN_OR_RETURN(const auto entries, catalog_.scan(prefix(job), key(job, from), limit));
   std::vector<api::StepRow> rows;
   for (const auto& [name, text] : entries) {
-    ASSIGN_OR_RETURN(rows.emplace_back(), from_json_text<api::StepRow>(text, name));
+    ASSIGN_OR_RETURN(rows.emplace_back(), read_row(text, name));
   }
   return rows;
 }

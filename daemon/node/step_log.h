@@ -31,12 +31,16 @@ class StepLog {
   // The newest row of the running job; nullopt before the first.
   const std::optional<api::StepRow>& newest() const { return newest_; }
   double tokens_per_second() const { return tokens_per_second_; }
+  // Choices beyond capacity in all steps that this process has recorded, those that were computed again
+  // too.
+  uint64_t tokens_dropped() const { return tokens_dropped_; }
 
  private:
   storage::Catalog& catalog_;
   std::optional<api::StepRow> newest_;
   std::set<uint32_t> newest_lanes_;  // that have reported it
   double tokens_per_second_ = 0;  // smoothed over about ten steps
+  uint64_t tokens_dropped_ = 0;
 };
 
 }  // namespace holdfast::daemon

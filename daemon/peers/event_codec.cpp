@@ -5,7 +5,7 @@ namespace holdfast::daemon {
 namespace {
 
 // In the order of NodeEvent.
-constexpr TypeNames<12> kEventNames = {"NodeUp",
+constexpr TypeNames<13> kEventNames = {"NodeUp",
                                        "WorkerChanged",
                                        "NodeQuiesced",
                                        "WorkerRestored",
@@ -16,7 +16,8 @@ constexpr TypeNames<12> kEventNames = {"NodeUp",
                                        "WorkerStopped",
                                        "WorkerStopRefused",
                                        "WorkerCommBroken",
-                                       "WorkerFatal"};
+                                       "WorkerFatal",
+                                       "WorkerRunning"};
 
 }  // namespace
 

@@ -85,9 +85,17 @@ std::string local_metrics(const LocalView& view, const CoordinatorHost* coordina
   metric(out, "holdfast_worker_restarts_total", "counter", "Workers started again after an end.",
          restarts);
   metric(out, "holdfast_worker_hangs_total", "counter", "Workers killed because they hung.", hangs);
+  const SnapshotCounters& snapshots = view.agent.snapshots();
   metric(out, "holdfast_snapshots_skipped_total", "counter",
          "Captures that this node was asked for and could not keep.",
-         static_cast<double>(view.agent.captures_skipped()));
+         static_cast<double>(snapshots.skipped));
+  metric(out, "holdfast_snapshot_stall_seconds_total", "counter",
+         "Time that updates on this node waited for captures.", snapshots.stall_seconds);
+  metric(out, "holdfast_snapshot_captured_bytes_total", "counter",
+         "Bytes that workers of this node captured into the arena.",
+         static_cast<double>(snapshots.captured_bytes));
+  metric(out, "holdfast_snapshot_capture_seconds_total", "counter",
+         "Time that captures took on this node, beside training.", snapshots.capture_seconds);
   if (coordinator == nullptr) return out;
 
   const Coordinator& c = coordinator->coordinator();
@@ -112,6 +120,9 @@ std::string local_metrics(const LocalView& view, const CoordinatorHost* coordina
   metric(out, "holdfast_ledger_rows_inferred_total", "counter",
          "Ledger rows sealed from the plan, as the report was lost with its node.",
          static_cast<double>(c.counters().rows_inferred));
+  metric(out, "holdfast_tokens_dropped_total", "counter",
+         "Choices beyond capacity, in all steps that were reported.",
+         static_cast<double>(coordinator->steps().tokens_dropped()));
   if (c.view() == nullptr) return out;
   metric(out, "holdfast_lanes", "gauge", "Live lanes of the running job.",
          static_cast<double>(c.view()->members.size()));

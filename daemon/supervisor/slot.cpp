@@ -17,6 +17,7 @@ namespace {
 
 constexpr uint32_t kMostBackoffMs = 10'000;
 constexpr int64_t kHealthyMs = 60'000;
+constexpr int64_t kLastWordsMs = 1000;  // to read what a dead process has said
 constexpr int64_t kHangChecks = 10;  // in a hang timeout
 
 std::chrono::milliseconds ms(int64_t count) { return std::chrono::milliseconds(count); }
@@ -133,7 +134,18 @@ void Slot::watch_process(pid_t pid, int pidfd, bool child) {
 }
 
 void Slot::ended() {
-  const std::string how = child_ ? reap(pidfd_->native_handle()) : "ended";
+  how_ended_ = child_ ? reap(pidfd_->native_handle()) : "ended";
+  hang_.cancel();
+  if (!stream_) return finish_end();
+  // Its last words (why it ends) may still lie in the socket, whose end is at hand.
+  connect_.expires_after(ms(kLastWordsMs));
+  connect_.async_wait([this, alive = alive_](const boost::system::error_code& error) {
+    if (!error && *alive && how_ended_) finish_end();
+  });
+}
+
+void Slot::finish_end() {
+  const std::string how = *std::exchange(how_ended_, std::nullopt);
   const int64_t pid = status_.pid;
   pidfd_.reset();
   term_.cancel();
@@ -219,6 +231,7 @@ void Slot::disconnected(const train::FrameStream* stream, const Error& why) {
   stream_.reset();
   status_.connected = false;
   hang_.cancel();
+  if (how_ended_) return finish_end();
   if (cause_) return;  // it is on its way out
   note(fmt::format("connection lost: {}", why.message));
   expect_connection(options_.start_timeout_ms, "after its connection was lost");

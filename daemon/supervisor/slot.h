@@ -43,6 +43,7 @@ class Slot {
   void adopt(pid_t pid);
   void watch_process(pid_t pid, int pidfd, bool child);
   void ended();
+  void finish_end();
   void end_with(WorkerEnd end);
   void restart_later();
   void expect_connection(uint32_t timeout_ms, const std::string& who);
@@ -62,6 +63,7 @@ class Slot {
   std::optional<boost::asio::posix::stream_descriptor> pidfd_;
   bool child_ = false;
   std::optional<WorkerEnd> cause_;  // why it will end, if it was our doing
+  std::optional<std::string> how_ended_;  // the process is gone, its last words are being read
   std::shared_ptr<train::FrameStream> stream_;
   int64_t connected_since_ms_ = 0;
   uint32_t backoff_ms_;

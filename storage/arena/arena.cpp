@@ -5,9 +5,9 @@
 #include <algorithm>
 #include <map>
 
+#include "base/extents.h"
 #include "base/mutex.h"
 #include "storage/arena/arena_file.h"
-#include "storage/arena/extents.h"
 
 namespace holdfast::storage {
 namespace {
@@ -33,6 +33,7 @@ class MappedArena final : public Arena {
   Status publish(BlockIndex block, Epoch granted_in, const BlockHeader& header) override {
     return file_->publish(block, granted_in, header);
   }
+  Status publish_verified(BlockIndex block, Epoch granted_in, const BlockHeader& header) override;
   Result<std::span<const std::byte>> read_verified(BlockIndex block,
                                                    const BlockHeader& expected) override;
 
@@ -126,6 +127,15 @@ Result<BlockInfo> MappedArena::allocate(uint64_t bytes, const NodeId& writer, Ep
   file_->apply(block, layout::stores_to_allocate(entry.grant));
   used_[block.value] = {*offset, capacity, entry.grant.generation};
   return to_info(entry);
+}
+
+Status MappedArena::publish_verified(BlockIndex block, Epoch granted_in,
+                                     const BlockHeader& header) {
+  RETURN_IF_ERROR(file_->publish(block, granted_in, header));
+  const MutexLock lock(mutex_);
+  if (const auto found = used_.find(block.value); found != used_.end())
+    found->second.verified = true;
+  return {};
 }
 
 Result<std::span<const std::byte>> MappedArena::read_verified(BlockIndex block,

@@ -106,8 +106,13 @@ class Arena : public ArenaMapping {
   // Everything allocated or published, by index.
   virtual std::vector<BlockInfo> scan() = 0;
   virtual ArenaUsage usage() = 0;
-  // True if read_verified of this process has found this grant's bytes right, and never wrong
-  // since. Published bytes are not written any more: it need not be summed again before it is used.
+  // As publish, by who has just summed the bytes where they lie and found that they have
+  // header.checksum: they count as verified.
+  virtual Status publish_verified(BlockIndex block, Epoch granted_in,
+                                  const BlockHeader& header) = 0;
+  // True if this process has found this grant's bytes right, with read_verified or before
+  // publish_verified, and never wrong since. Published bytes are not written any more: it need not
+  // be summed again before it is offered.
   virtual bool was_verified(const BlockInfo& block) = 0;
   // Random, chosen when the file was made: tells a file from another of the same path. 0: made by a
   // release that did not number them.

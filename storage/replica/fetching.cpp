@@ -120,7 +120,7 @@ void Fetching::verified(const FetchPtr& fetch, const Reading& reading, bool good
           ? fail(ErrorCode::kBlockInvalid,
                  fmt::format("{} at {} arrived from {} with another checksum", to_string(shard),
                              to_string(fetch->state), fetch->from.value))
-          : arena_.publish(reading.block.index, fetch->epoch, reading.header);
+          : arena_.publish_verified(reading.block.index, fetch->epoch, reading.header);
   if (!published) (void)arena_.free(reading.block);
   if (fetch->ended) return;
   if (!published) {

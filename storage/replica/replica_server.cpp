@@ -289,7 +289,7 @@ Result<CommitReply> ReplicaServer::Impl::publish(const Ticket& ticket,
   CommitReply result;
   for (size_t i = 0; i < attempt.blocks.size(); ++i) {
     const GrantOfShard& b = attempt.blocks[i];
-    if (!good[i] || !arena_.publish(b.block.index, attempt.epoch, b.header))
+    if (!good[i] || !arena_.publish_verified(b.block.index, attempt.epoch, b.header))
       result.bad.push_back(b.header.shard);
   }
   free_now(attempt.blocks);  // those that were not published

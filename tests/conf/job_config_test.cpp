@@ -3,6 +3,7 @@
 
 #include <gmock/gmock.h>
 
+#include "base/json.h"
 #include "conf/toml_table.h"
 
 namespace holdfast::conf {
@@ -56,6 +57,18 @@ TEST(JobConfigTest, WhatIsWrongIsNamedWithWhereAndWhy) {
        "= 4096 make are 1074397184 shards; 1048576 at most"},
       {"pipelines = 4096\n[model]\nlayers = 1024", ErrorCode::kConfigValue, "pipelines = 4096 slices"},
       {"slots_per_worker = 1", ErrorCode::kModelShape, "is room for 4 experts"},
+      {"routing = \"dropping\"", ErrorCode::kConfigValue, "must be \"dropless\" or \"capacity\""},
+      {"capacity_factor = 1.5", ErrorCode::kConfigValue,
+       "capacity_factor = 1.5 needs routing = \"capacity\""},
+      {"routing = \"dropless\"\ncapacity_factor = 1.25", ErrorCode::kConfigValue,
+       "capacity_factor = 1.25 needs routing = \"capacity\""},
+      {"routing = \"capacity\"\ncapacity_factor = 0", ErrorCode::kConfigValue,
+       "capacity_factor = 0 is not above 0"},
+      {"routing = \"capacity\"\ncapacity_factor = nan", ErrorCode::kConfigValue,
+       "capacity_factor = nan is not above 0"},
+      {"routing = \"capacity\"\ncapacity_factor = 1e7", ErrorCode::kConfigValue, "at most 1000000"},
+      {"routing = \"capacity\"\ncapacity_factor = \"2\"", ErrorCode::kConfigValue,
+       "/f/job.toml:2: capacity_factor must be a number"},
       {"backend = \"gpu\"", ErrorCode::kConfigValue, "must be \"cpu\" or \"cuda\""},
       {"reproducible = true\nbackend = \"cuda\"", ErrorCode::kConfigValue, "needs backend = \"cpu\""},
       {"backend = \"cuda\"\nmodel.expert_width = 20", ErrorCode::kModelShape,
@@ -116,6 +129,22 @@ TEST(JobConfigTest, DefaultsFollowTheFileAndTheOtherKeys) {
   EXPECT_EQ(job->data.path, "/f/x.tokens") << "relative to the job file";
   EXPECT_EQ(job->slices(), 3u);
   EXPECT_EQ(job->slots(), 3u) << "8 experts on 3 workers";
+}
+
+TEST(JobConfigTest, CapacityIsForItsRoutingOnly) {
+  const auto parsed = [](const char* text) {
+    const auto job = parse_job(text, "/f/job.toml", {.data = "/f/text.tokens"});
+    EXPECT_TRUE(job) << job.error().to_string();
+    return *job;
+  };
+  EXPECT_EQ(parsed("steps = 5").capacity(), std::nullopt);
+  EXPECT_EQ(parsed("routing = \"dropless\"").capacity(), std::nullopt);
+  EXPECT_EQ(parsed("routing = \"capacity\"").capacity(), kCapacityFactor);
+  EXPECT_EQ(parsed("routing = \"capacity\"\ncapacity_factor = 2").capacity(), 2.0);
+  const JobConfig job = parsed("routing = \"capacity\"\ncapacity_factor = 0.5");
+  const auto again = from_json_text<JobConfig>(to_json_text(job), "job");
+  ASSERT_TRUE(again) << again.error().to_string();
+  EXPECT_EQ(*again, job);
 }
 
 TEST(JobConfigTest, NearestKnowsTyposOnly) {

@@ -55,6 +55,7 @@ class GoldenTest : public ::testing::TestWithParam<bool> {
         {Epoch{1, 1}, {}, 0, {0}, std::vector<uint32_t>(layout.shard_count())}));
     for (uint32_t shard = 0; shard < layout.shard_count(); ++shard)
       ASSERT_TRUE((*trainer)->init_shard(shard));
+    ASSERT_TRUE((*trainer)->finish_loading());
     const auto comms = make_in_process_group(1, 20'000);
     ASSERT_TRUE((*trainer)->materialize(*comms[0]));
     ASSERT_EQ(golden.loss.size(), 20u);

@@ -37,6 +37,7 @@ only '#include <rocksdb/' storage/catalog
 only '#include <gloo/|#include "gloo/' train/comm
 only '#include <nccl' train/comm
 only '#include <cblas' train/kernels
+only '#include <coin/' train/schedule
 
 # Pure folders: no clock, no thread, no files.
 while IFS=: read -r file line _; do

@@ -81,7 +81,7 @@ void experts(Cuda& cuda, ExpertShape shape, ExpertRowsCuda rows, ExpertTensors<c
       linear(cuda, {count, width, 2 * hidden}, x_RD + first * width,
              weights.base + e * weights.stride, nullptr, gate_up_R2F + first * 2 * hidden);
     });
-  swiglu(cuda, rows.rows, hidden, gate_up_R2F, hidden_RF);
+  swiglu(cuda, rows.rows, hidden, gate_up_R2F, hidden_RF, rows.first_row + rows.experts);
   if (group)
     grouped_forward(cuda, "experts", grouped(rows), static_cast<int>(width),
                     static_cast<int>(hidden), rows_of<const Bf16>(hidden_RF, hidden),
@@ -111,7 +111,8 @@ void experts_input_gradient(Cuda& cuda, ExpertShape shape, ExpertRowsCuda rows,
       linear_input_gradient(cuda, {count, hidden, width}, dy_RD + first * width,
                             down + e * weights.stride, nullptr, scratch_RF + first * hidden);
     });
-  swiglu_input_gradient(cuda, rows.rows, hidden, scratch_RF, gate_up_R2F);
+  swiglu_input_gradient(cuda, rows.rows, hidden, scratch_RF, gate_up_R2F,
+                        rows.first_row + rows.experts);
   if (group)
     grouped_input_gradient(cuda, name, grouped(rows), static_cast<int>(width),
                            static_cast<int>(2 * hidden),

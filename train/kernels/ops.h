@@ -17,6 +17,7 @@
 #include <span>
 
 #include "base/result.h"
+#include "train/kernels/rooms.h"
 #include "train/kernels/shapes.h"
 #include "train/tensor/buffer.h"
 
@@ -131,19 +132,30 @@ void router_input_gradient(const Cpu&, RouterShape shape, const T* probabilities
 
 // ---- dispatch and combine: rows of tokens to rows of choices and back -------------------------
 
-// first_row[e] = counts[0] + ... + counts[e - 1], for e = 0 .. E.
-void first_rows(const Cpu&, size_t experts, const uint32_t* counts_E, uint32_t* first_row);
-// One lane: row_of_choice = first_row[choice] + rank, and the token of each row.
+// first_row[e] = kept[0] + ... + kept[e - 1], for e = 0 .. E, where kept is min(counts, most) or, where
+// most_E is null, counts.
+void first_rows(const Cpu&, size_t experts, const uint32_t* counts_E, const uint32_t* most_E,
+                uint32_t* first_row);
+// One lane: row_of_choice = first_row[choice] + rank, and the token of each row. A choice whose rank
+// does not fit before the next expert's rows is dropped: its row is kNoRow. Rows from first_row[E] on
+// are not written.
 void place_choices(const Cpu&, RouterShape shape, const uint32_t* choices_NK,
                    const uint32_t* rank_NK, const uint32_t* first_row, uint32_t* row_of_choice_NK,
                    uint32_t* token_of_row_R);
-// out[r] = in[index[r]]
+inline void fill_no_rows(const Cpu&, uint32_t* at, size_t elements) {
+  std::fill_n(at, elements, kNoRow);
+}
+// out[r] = in[index[r]], zeros where that is kNoRow
 template <class T>
 void gather_rows(const Cpu&, RowShape shape, const uint32_t* index_R, const T* in, T* out_RX);
-// out[index[r]] = in[r]
+// out[index[r]] = in[r], except where index[r] is kNoRow
 template <class T>
 void scatter_rows(const Cpu&, RowShape shape, const uint32_t* index_R, const T* in_RX, T* out);
+// out[r] = 0 where index[r] is kNoRow
+template <class T>
+void clear_rows(const Cpu&, RowShape shape, const uint32_t* index_R, T* out_RX);
 
+// A choice whose row is kNoRow was dropped: it adds nothing, and its gate's gradient is zero.
 // y_n = x_n + sum_k gate_nk rows[row_nk], added in the order of k.
 template <class T>
 void combine(const Cpu&, CombineShape shape, const uint32_t* row_NK, const T* gates_NK,
@@ -157,6 +169,17 @@ void combine_input_gradient(const Cpu&, CombineShape shape, const uint32_t* row_
 template <class T>
 void dispatch_input_gradient(const Cpu&, CombineShape shape, const uint32_t* row_NK,
                              const T* drows_RD, T* dx_ND);
+
+// Rooms of fixed size (rooms.h).
+void place_in_rooms(const Cpu&, RouterShape shape, const SendRooms& rooms,
+                    const uint32_t* choices_NK, const uint32_t* rank_NK, const uint32_t* counts_E,
+                    uint32_t* row_of_choice_NK, uint32_t* token_of_row_R);
+void write_heads(const Cpu&, const SendRooms& rooms, const uint32_t* counts_E, size_t row_bytes,
+                 void* sent);
+void read_heads(const Cpu&, const ReceiveRooms& rooms, size_t row_bytes, const void* received,
+                uint32_t* rows_HC);
+void place_received(const Cpu&, const ReceiveRooms& rooms, const uint32_t* begin_HC1,
+                    uint32_t* place_of_row_R, uint32_t* first_row_H1);
 
 // ---- embedding and loss ------------------------------------------------------------------------
 

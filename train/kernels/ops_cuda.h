@@ -11,6 +11,7 @@
 #include <span>
 
 #include "train/kernels/cuda.h"
+#include "train/kernels/rooms.h"
 #include "train/kernels/shapes.h"
 #include "train/tensor/bf16.h"
 #include "train/tensor/device_buffer.h"
@@ -118,16 +119,25 @@ void router_input_gradient(Cuda& cuda, RouterShape shape, const float* probabili
 
 // ---- dispatch and combine: permute_cuda.cu -----------------------------------------------------
 
-// first_row[e] = counts[0] + ... + counts[e - 1], for e = 0 .. E.
-void first_rows(Cuda& cuda, size_t experts, const uint32_t* counts_E, uint32_t* first_row);
-// One lane: row_of_choice = first_row[choice] + rank, and the token of each row.
+// first_row[e] = kept[0] + ... + kept[e - 1], for e = 0 .. E, where kept is min(counts, most) or, where
+// most_E is null, counts.
+void first_rows(Cuda& cuda, size_t experts, const uint32_t* counts_E, const uint32_t* most_E,
+                uint32_t* first_row);
+// One lane: row_of_choice = first_row[choice] + rank, and the token of each row; kNoRow for a choice
+// that does not fit before the next expert's rows. Rows from first_row[E] on are not written.
 void place_choices(Cuda& cuda, RouterShape shape, const uint32_t* choices_NK,
                    const uint32_t* rank_NK, const uint32_t* first_row, uint32_t* row_of_choice_NK,
                    uint32_t* token_of_row_R);
+void fill_no_rows(Cuda& cuda, uint32_t* at, size_t elements);
+// out[r] = in[index[r]], zeros where that is kNoRow
 void gather_rows(Cuda& cuda, RowShape shape, const uint32_t* index_R, const Bf16* in,
                  Bf16* out_RX);
+// out[index[r]] = in[r], except where index[r] is kNoRow
 void scatter_rows(Cuda& cuda, RowShape shape, const uint32_t* index_R, const Bf16* in_RX,
                   Bf16* out);
+// out[r] = 0 where index[r] is kNoRow
+void clear_rows(Cuda& cuda, RowShape shape, const uint32_t* index_R, Bf16* out_RX);
+// A choice whose row is kNoRow adds nothing, and its gate's gradient is zero.
 // y_n = x_n + sum_k gate_nk rows[row_nk], added in the order of k.
 void combine(Cuda& cuda, CombineShape shape, const uint32_t* row_NK, const float* gates_NK,
              const Bf16* rows_RD, const Bf16* x_ND, Bf16* y_ND);
@@ -137,12 +147,24 @@ void combine_input_gradient(Cuda& cuda, CombineShape shape, const uint32_t* row_
 void dispatch_input_gradient(Cuda& cuda, CombineShape shape, const uint32_t* row_NK,
                              const Bf16* drows_RD, Bf16* dx_ND);
 
+// ---- rooms of fixed size (rooms.h): rooms_cuda.cu -----------------------------------------------
+
+void place_in_rooms(Cuda& cuda, RouterShape shape, const SendRooms& rooms,
+                    const uint32_t* choices_NK, const uint32_t* rank_NK, const uint32_t* counts_E,
+                    uint32_t* row_of_choice_NK, uint32_t* token_of_row_R);
+void write_heads(Cuda& cuda, const SendRooms& rooms, const uint32_t* counts_E, size_t row_bytes,
+                 void* sent);
+void read_heads(Cuda& cuda, const ReceiveRooms& rooms, size_t row_bytes, const void* received,
+                uint32_t* rows_HC);
+void place_received(Cuda& cuda, const ReceiveRooms& rooms, const uint32_t* begin_HC1,
+                    uint32_t* place_of_row_R, uint32_t* first_row_H1);
+
 // ---- experts: experts_cuda.cu, grouped products -------------------------------------------------
 
 // Rows in expert order: those of hosted expert i are first_row[i] .. first_row[i + 1].
 struct ExpertRowsCuda {
   size_t experts;             // hosted
-  size_t rows;                // room: first_row[experts] is at most this
+  size_t rows;                // room: first_row[experts] is at most this; what is beyond is not touched
   const uint32_t* first_row;  // [experts + 1]
 };
 // gate_up = x [gate; up]^T, hidden = silu(gate) * up, y = hidden down^T. Rows beyond the last expert's
@@ -160,11 +182,12 @@ void experts_weight_gradient(Cuda& cuda, ExpertShape shape, ExpertRowsCuda rows,
 
 // ---- SwiGLU on rows of gate and up side by side: swiglu_cuda.cu --------------------------------
 
+// Where `used` is not null, only the first *used of the rows are read and written.
 void swiglu(Cuda& cuda, size_t rows, size_t expert_width, const Bf16* gate_up_R2F,
-            Bf16* hidden_RF);
+            Bf16* hidden_RF, const uint32_t* used = nullptr);
 // Overwrites gate and up with their gradients.
 void swiglu_input_gradient(Cuda& cuda, size_t rows, size_t expert_width, const Bf16* dhidden_RF,
-                           Bf16* gate_up_R2F);
+                           Bf16* gate_up_R2F, const uint32_t* used = nullptr);
 
 // ---- embedding and loss: embedding_cuda.cu, cross_entropy_cuda.cu -------------------------------
 

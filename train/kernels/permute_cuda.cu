@@ -8,11 +8,13 @@ namespace {
 constexpr unsigned kInFlight = 4;  // packs of one row that a lane loads before it uses them
 
 // One warp: each lane scans every 32nd count with the sum so far.
-__global__ void first_rows_kernel(unsigned experts, const uint32_t* counts_E, uint32_t* first_row) {
+__global__ void first_rows_kernel(unsigned experts, const uint32_t* counts_E,
+                                  const uint32_t* most_E, uint32_t* first_row) {
   uint32_t before = 0;
   for (unsigned base = 0; base <= experts; base += kWarpSize) {
     const unsigned e = base + lane();
-    const uint32_t count = e < experts ? counts_E[e] : 0;
+    uint32_t count = e < experts ? counts_E[e] : 0;
+    if (most_E != nullptr && e < experts) count = min(count, most_E[e]);
     uint32_t through = count;
 #pragma unroll
     for (unsigned step = 1; step < kWarpSize; step *= 2) {
@@ -29,12 +31,25 @@ __global__ void place_choices_kernel(size_t choices, unsigned top_k, const uint3
                                      uint32_t* row_of_choice_NK, uint32_t* token_of_row_R) {
   const size_t i = size_t{blockIdx.x} * kBlockThreads + threadIdx.x;
   if (i >= choices) return;
-  const uint32_t row = first_row[choices_NK[i]] + rank_NK[i];
-  row_of_choice_NK[i] = row;
-  token_of_row_R[row] = static_cast<uint32_t>(i / top_k);
+  const uint32_t first = first_row[choices_NK[i]];
+  const bool kept = rank_NK[i] < first_row[choices_NK[i] + 1] - first;
+  row_of_choice_NK[i] = kept ? first + rank_NK[i] : kNoRow;
+  if (kept) token_of_row_R[first + rank_NK[i]] = static_cast<uint32_t>(i / top_k);
 }
 
-// Row index[r] to row r, or the other way.
+template <unsigned W>
+__device__ inline void clear_row(Bf16* row, unsigned packs) {
+  for (unsigned i = lane(); i < packs; i += kWarpSize) store_pack(row + i * W, Pack<W>{});
+}
+
+template <unsigned W>
+__global__ void __launch_bounds__(kBlockThreads)
+    clear_rows_kernel(size_t rows, unsigned width, const uint32_t* index_R, Bf16* out) {
+  const size_t r = row_of_warp();
+  if (r < rows && index_R[r] == kNoRow) clear_row<W>(out + r * width, width / W);
+}
+
+// Row index[r] to row r, or the other way. From nowhere come zeros; what goes nowhere stays.
 template <unsigned W, bool kGather>
 __global__ void __launch_bounds__(kBlockThreads)
     move_rows_kernel(size_t rows, unsigned width, const uint32_t* index_R, const Bf16* in,
@@ -42,6 +57,10 @@ __global__ void __launch_bounds__(kBlockThreads)
   const size_t r = row_of_warp();
   if (r >= rows) return;
   const size_t other = index_R[r];
+  if (other == kNoRow) {
+    if constexpr (kGather) clear_row<W>(out + r * width, width / W);
+    return;
+  }
   const Bf16* const from = in + (kGather ? other : r) * width;
   Bf16* const to = out + (kGather ? r : other) * width;
   const unsigned packs = width / W;
@@ -73,7 +92,9 @@ __global__ void __launch_bounds__(kBlockThreads)
     }
 #pragma unroll 2
     for (unsigned k = 0; k < top_k; ++k) {
-      const Bf16* const row = rows_RD + size_t{row_NK[n * top_k + k]} * width + base * W;
+      const size_t row_of_choice = row_NK[n * top_k + k];
+      if (row_of_choice == kNoRow) continue;
+      const Bf16* const row = rows_RD + row_of_choice * width + base * W;
       const float gate = kGates ? gates_NK[n * top_k + k] : 1.0F;
       Pack<W> kept[kInFlight];
       each_pack<kInFlight>(left,
@@ -105,6 +126,10 @@ __global__ void __launch_bounds__(kBlockThreads)
   const Row dy_row(dy_ND + n * width, packs);
   for (unsigned k = 0; k < top_k; ++k) {
     const size_t choice = n * top_k + k;
+    if (row_NK[choice] == kNoRow) {
+      if (lane() == 0) dgates_NK[choice] = 0;
+      continue;
+    }
     const size_t offset = size_t{row_NK[choice]} * width;
     const float gate = gates_NK[choice];
     const Row row(rows_RD + offset, packs);
@@ -137,8 +162,17 @@ void move_rows(Cuda& cuda, const char* operation, RowShape shape, const uint32_t
 
 }  // namespace
 
-void first_rows(Cuda& cuda, size_t experts, const uint32_t* counts_E, uint32_t* first_row) {
-  launch(cuda, "first_rows", {dim3(1), kWarpSize}, first_rows_kernel, experts, counts_E, first_row);
+void first_rows(Cuda& cuda, size_t experts, const uint32_t* counts_E, const uint32_t* most_E,
+                uint32_t* first_row) {
+  launch(cuda, "first_rows", {dim3(1), kWarpSize}, first_rows_kernel, experts, counts_E, most_E,
+         first_row);
+}
+
+void fill_no_rows(Cuda& cuda, uint32_t* at, size_t elements) {
+  static_assert(kNoRow == 0xffffffff);
+  if (elements == 0) return;
+  cudaMemsetAsync(at, 0xff, elements * sizeof(uint32_t), cuda.impl().stream);
+  cuda.impl().launched("fill_no_rows");
 }
 
 void place_choices(Cuda& cuda, RouterShape shape, const uint32_t* choices_NK,
@@ -157,6 +191,14 @@ void gather_rows(Cuda& cuda, RowShape shape, const uint32_t* index_R, const Bf16
 void scatter_rows(Cuda& cuda, RowShape shape, const uint32_t* index_R, const Bf16* in_RX,
                   Bf16* out) {
   move_rows<false>(cuda, "scatter_rows", shape, index_R, in_RX, out);
+}
+
+void clear_rows(Cuda& cuda, RowShape shape, const uint32_t* index_R, Bf16* out_RX) {
+  with_pack(is_wide(shape.width, {out_RX}), [&](auto pack_width) {
+    constexpr unsigned W = decltype(pack_width)::value;
+    launch(cuda, "clear_rows", {warps_for(shape.rows)}, clear_rows_kernel<W>, shape.rows,
+           shape.width, index_R, out_RX);
+  });
 }
 
 void combine(Cuda& cuda, CombineShape shape, const uint32_t* row_NK, const float* gates_NK,

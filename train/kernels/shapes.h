@@ -12,6 +12,10 @@ namespace holdfast::train::kernels {
 
 enum class Into : uint8_t { kOverwrite, kAdd };
 
+// In the place of a row: a choice that was dropped has none, and a row that holds no choice comes from
+// and goes to none.
+inline constexpr uint32_t kNoRow = 0xffffffff;
+
 struct RowShape {
   size_t rows;
   size_t width;

@@ -7,11 +7,16 @@ namespace {
 // Zero or one far from zero, never NaN: the quotient by infinity is zero.
 __device__ inline float sigmoid(float x) { return 1.0F / (1.0F + __expf(-x)); }
 
+__device__ inline bool is_unused(const RowItem& at, const uint32_t* used) {
+  return used != nullptr && at.row >= *used;
+}
+
 template <unsigned W>
 __global__ void __launch_bounds__(kBlockThreads)
-    swiglu_kernel(size_t rows, unsigned expert_width, const Bf16* gate_up_R2F, Bf16* hidden_RF) {
+    swiglu_kernel(size_t rows, unsigned expert_width, const Bf16* gate_up_R2F, Bf16* hidden_RF,
+                  const uint32_t* used) {
   const RowItem at = row_item(rows, expert_width / W);
-  if (!at.valid) return;
+  if (!at.valid || is_unused(at, used)) return;
   const Bf16* const gate_at = gate_up_R2F + at.row * 2 * expert_width + at.item * W;
   float gate[W], up[W];
   unpack(load_pack<W>(gate_at), gate);
@@ -24,9 +29,9 @@ __global__ void __launch_bounds__(kBlockThreads)
 template <unsigned W>
 __global__ void __launch_bounds__(kBlockThreads)
     swiglu_input_gradient_kernel(size_t rows, unsigned expert_width, const Bf16* dhidden_RF,
-                                 Bf16* gate_up_R2F) {
+                                 Bf16* gate_up_R2F, const uint32_t* used) {
   const RowItem at = row_item(rows, expert_width / W);
-  if (!at.valid) return;
+  if (!at.valid || is_unused(at, used)) return;
   Bf16* const gate_at = gate_up_R2F + at.row * 2 * expert_width + at.item * W;
   Bf16* const up_at = gate_at + expert_width;
   float gate[W], up[W], dhidden[W];
@@ -48,20 +53,20 @@ __global__ void __launch_bounds__(kBlockThreads)
 }  // namespace
 
 void swiglu(Cuda& cuda, size_t rows, size_t expert_width, const Bf16* gate_up_R2F,
-            Bf16* hidden_RF) {
+            Bf16* hidden_RF, const uint32_t* used) {
   with_pack(is_wide(expert_width, {gate_up_R2F, hidden_RF}), [&](auto pack_width) {
     constexpr unsigned W = decltype(pack_width)::value;
     launch(cuda, "swiglu", {item_blocks(rows, expert_width / W)}, swiglu_kernel<W>, rows,
-           expert_width, gate_up_R2F, hidden_RF);
+           expert_width, gate_up_R2F, hidden_RF, used);
   });
 }
 
 void swiglu_input_gradient(Cuda& cuda, size_t rows, size_t expert_width, const Bf16* dhidden_RF,
-                           Bf16* gate_up_R2F) {
+                           Bf16* gate_up_R2F, const uint32_t* used) {
   with_pack(is_wide(expert_width, {gate_up_R2F, dhidden_RF}), [&](auto pack_width) {
     constexpr unsigned W = decltype(pack_width)::value;
     launch(cuda, "swiglu_input_gradient", {item_blocks(rows, expert_width / W)},
-           swiglu_input_gradient_kernel<W>, rows, expert_width, dhidden_RF, gate_up_R2F);
+           swiglu_input_gradient_kernel<W>, rows, expert_width, dhidden_RF, gate_up_R2F, used);
   });
 }
 

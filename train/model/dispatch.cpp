@@ -26,14 +26,16 @@ void split_rows(uint32_t count, std::span<const uint32_t> replicas, uint32_t sou
 
 // rows_from_lane_to[source]: [lane][expert]
 std::vector<Rows> split_all(std::span<const uint32_t> counts, size_t experts,
-                            const LayerPlacement& placement, bool reproducible) {
+                            const LayerPlacement& placement, DispatchRule rule) {
   const uint32_t lanes = placement.lanes();
   std::vector<Rows> rows(lanes, Rows(lanes, std::vector<size_t>(experts)));
   for (uint32_t e = 0; e < experts; ++e) {
     const std::vector<uint32_t> replicas = replica_lanes(placement, ExpertIndex(e));
-    for (uint32_t source = 0; source < lanes; ++source)
-      split_rows(counts[source * experts + e], replicas, source, reproducible, ExpertIndex(e),
-                 rows[source]);
+    for (uint32_t source = 0; source < lanes; ++source) {
+      uint32_t kept = counts[source * experts + e];
+      if (!rule.most_E.empty()) kept = std::min(kept, rule.most_E[e]);
+      split_rows(kept, replicas, source, rule.reproducible, ExpertIndex(e), rows[source]);
+    }
   }
   return rows;
 }
@@ -42,7 +44,7 @@ size_t total(const std::vector<size_t>& rows) {
   return std::accumulate(rows.begin(), rows.end(), size_t{0});
 }
 
-void plan_source(std::span<const uint32_t> choices, uint32_t top_k, const Rows& rows,
+void plan_source(std::span<const uint32_t> choices, uint32_t top_k, const Rows& rows, bool drops,
                  DispatchPlan& plan) {
   Rows next = rows;  // [lane][expert]: the next row that is sent there
   size_t row = 0;
@@ -50,14 +52,16 @@ void plan_source(std::span<const uint32_t> choices, uint32_t top_k, const Rows& 
     plan.sent_rows.push_back(total(of_lane));
     for (size_t& of_expert : of_lane) row += std::exchange(of_expert, row);
   }
-  CHECK(row == choices.size(), "{} rows for {} choices", row, choices.size());
-  plan.row_of_choice.resize(choices.size());
-  plan.token_of_row.resize(choices.size());
+  CHECK(row == choices.size() || (drops && row < choices.size()), "{} rows for {} choices", row,
+        choices.size());
+  plan.row_of_choice.assign(choices.size(), kernels::kNoRow);
+  plan.token_of_row.resize(row);
   std::vector<uint32_t> lane(rows.front().size());  // [expert]: the lane that takes its next row
   std::vector<size_t> taken(rows.front().size());   // [expert]: rows that lane has already
   for (size_t i = 0; i < choices.size(); ++i) {
     const uint32_t e = choices[i];
-    for (; taken[e] == rows[lane[e]][e]; taken[e] = 0) ++lane[e];
+    for (; lane[e] < rows.size() && taken[e] == rows[lane[e]][e]; taken[e] = 0) ++lane[e];
+    if (lane[e] == rows.size()) continue;  // the expert is full
     ++taken[e];
     const size_t to = next[lane[e]][e]++;
     plan.row_of_choice[i] = static_cast<uint32_t>(to);
@@ -104,9 +108,9 @@ DispatchPlan plan_dispatch(std::span<const uint32_t> choices, uint32_t top_k,
   CHECK(rule.lane < lanes && counts.size() % lanes == 0, "lane {} of {}, {} counts", rule.lane,
         lanes, counts.size());
   const std::vector<Rows> rows =
-      split_all(counts, counts.size() / lanes, placement, rule.reproducible);
+      split_all(counts, counts.size() / lanes, placement, rule);
   DispatchPlan plan;
-  plan_source(choices, top_k, rows[rule.lane], plan);
+  plan_source(choices, top_k, rows[rule.lane], !rule.most_E.empty(), plan);
   plan_host(rows, placement, rule, plan);
   return plan;
 }

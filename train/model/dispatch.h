@@ -21,7 +21,7 @@ namespace holdfast::train {
 
 struct DispatchPlan {
   // As the source: rows are sent by lane, then expert, then in the order of tokens.
-  std::vector<uint32_t> row_of_choice;  // [N * K]: the sent row of a token's k-th choice
+  std::vector<uint32_t> row_of_choice;  // [N * K]: the sent row of a token's k-th choice, or kNoRow
   std::vector<uint32_t> token_of_row;   // [sent]
   std::vector<size_t> sent_rows;        // [lane]
   // As the host: rows arrive by source lane, then expert, and are computed by expert, then lane.
@@ -39,6 +39,9 @@ struct DispatchRule {
   // lanes' rows share one product. Reproducible: they go whole to one slot, and every (micro-batch,
   // expert) is a product of its own.
   bool reproducible = false;
+  // Choices of one micro-batch that each expert takes, the first in the order of tokens; the others are
+  // dropped. Empty: all.
+  std::span<const uint32_t> most_E = {};
 };
 
 // choices: expert ids [N * top_k]; counts[lane * E + e]: choices of that lane's micro-batch.

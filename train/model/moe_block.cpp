@@ -39,21 +39,13 @@ Status moe_forward(typename B::Device& device, const MoeSizes& sizes, const MoeL
   const auto [d, f] = sizes.expert;
   Dispatched<B>& plan = stash.dispatched;
   choose_experts(device, sizes, layer.router, report, stash);
-  RETURN_IF_ERROR(plan.plan(device, sizes.router,
-                            {stash.choices_NK.data(), stash.rank_NK.data(), report.counts_E},
-                            layer.route));
-  stash.x_RD.resize(plan.received() * d);
+  const ChoicesView chosen{stash.choices_NK.data(), stash.rank_NK.data(), report.counts_E};
+  RETURN_IF_ERROR(plan.plan(device, sizes.router, chosen, d, layer.route));
   stash.gate_up_R2F.resize(plan.received() * 2 * f);
   stash.hidden_RF.resize(plan.received() * f);
   stash.returned_RD.resize(plan.sent() * d);
-
-  auto& leaving = plan.stays() ? stash.x_RD : scratch.sent_RD;
-  leaving.resize(plan.sent() * d);
-  gather_rows(device, {plan.sent(), d}, plan.token_of_row(), stash.normed_ND.data(),
-              leaving.data());
-  if (!plan.stays())
-    RETURN_IF_ERROR(plan.to_hosts(device, layer.route.payload, d, scratch.sent_RD.data(),
-                                  scratch.travel_RD, stash.x_RD.data()));
+  RETURN_IF_ERROR(plan.dispatch(device, layer.route.payload, chosen, d, stash.normed_ND.data(),
+                                scratch.sent_RD, scratch.travel_RD, stash.x_RD));
   auto& arrived = plan.stays() ? stash.returned_RD : scratch.ordered_RD;
   arrived.resize(plan.received() * d);
   experts(device, sizes.expert, plan.rows(), layer.experts, stash.x_RD.data(),

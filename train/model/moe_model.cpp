@@ -52,7 +52,9 @@ struct MoeModel<B>::Impl {
     return {router_tensors(group, weights.group(group.index)),
             weights.experts(layer),
             {context.comm, context.payload, context.placement.layers[layer.value],
-             context.reproducible}};
+             context.reproducible,
+             context.capacity ? context.capacity->of(layer) : std::span<const uint32_t>{},
+             context.rooms}};
   }
 
   // The input of a block, or of the head after the last one: where the layer before writes to.
@@ -60,7 +62,11 @@ struct MoeModel<B>::Impl {
     return layer < room.blocks.size() ? room.blocks[layer].attention.x_ND : room.head.x_ND;
   }
 
-  void check_context(const ModelContext& context) const {
+  void check_context(const ModelContext& context, size_t tokens) const {
+    if (context.capacity != nullptr)
+      CHECK(context.capacity->most_LE.size() == config.layers &&
+                (tokens == 0 || tokens == context.capacity->tokens),
+            "a capacity for {} tokens, a micro-batch of {}", context.capacity->tokens, tokens);
     CHECK(context.placement.layers.size() == config.layers, "{} layers placed, {} in the model",
           context.placement.layers.size(), config.layers);
     for (const LayerPlacement& layer : context.placement.layers)
@@ -162,7 +168,7 @@ template <class B>
 Result<std::unique_ptr<StashImpl<B>>> MoeModel<B>::Impl::forward(
     const MicroBatch* batch, const Weights<B>& weights, const ModelContext& context,
     std::optional<double> gradient_scale) {
-  check_context(context);
+  check_context(context, batch == nullptr ? 0 : batch->tokens.size());
   auto stash = std::make_unique<StashImpl<B>>(pool, config.layers);
   StashRoom<B>& room = *stash->room;
   room.losses.resize(3);
@@ -264,7 +270,7 @@ template <class B>
 Status MoeModel<B>::input_gradient(Stash<B>& stash, const Weights<B>& weights,
                                    const ModelContext& context) {
   auto& s = static_cast<StashImpl<B>&>(stash);
-  impl_->check_context(context);
+  impl_->check_context(context, s.tokens());
   CHECK(!s.input_gradient_done, "a stash has one input gradient");
   impl_->head_input_gradient(s, weights);
   for (uint32_t layer = impl_->config.layers; layer-- > 0;)

@@ -22,6 +22,7 @@
 #include "train/data/batches.h"
 #include "train/model/gradient_sink.h"
 #include "train/model/parameter_layout.h"
+#include "train/placement/capacity.h"
 #include "train/placement/placement.h"
 
 namespace holdfast::train {
@@ -33,6 +34,11 @@ struct ModelContext {
   bool reproducible = false;
   // Loss and gradients of a micro-batch are scaled by this: 1 / (micro-batches of a step).
   double loss_scale = 1.0;
+  // Where not null, choices beyond it are dropped; every micro-batch has its number of tokens.
+  const Capacity* capacity = nullptr;
+  // With a capacity, between lanes: rows travel in rooms of fixed size, so that no host has to know how
+  // many there are. For accelerators; not in reproducible mode.
+  bool rooms = false;
 };
 
 // Sums over one micro-batch, unscaled.
@@ -40,7 +46,7 @@ struct MicroBatchLoss {
   double cross_entropy = 0;  // mean over its tokens
   double load_balance = 0;   // weighted, summed over layers
   double z_loss = 0;         // weighted, summed over layers
-  std::vector<uint64_t> popularity;  // [layer * E + expert]: token choices
+  std::vector<uint64_t> popularity;  // [layer * E + expert]: token choices, dropped ones too
   double total() const { return cross_entropy + load_balance + z_loss; }
 };
 

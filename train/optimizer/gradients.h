@@ -24,6 +24,10 @@ class Gradients final : public GradientSink<B> {
   Gradients(typename B::Device& device, bool reproducible);
   ~Gradients() override;
 
+  // Memory for maps of up to so many elements, before they come; default mode only.
+  void reserve(size_t elements) {
+    if (!reproducible_) sums_.resize(elements);
+  }
   // Nothing has been added yet, for the groups that this lane hosts; called at the start of every
   // step.
   void reset(const StageMap& map);

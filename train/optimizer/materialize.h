@@ -16,6 +16,8 @@ template <class B>
 class ComputeWeights final : public Weights<B> {
  public:
   using V = typename B::Value;
+  // Memory for maps of up to so many elements, before they come.
+  void reserve(size_t elements) { values_.resize(elements); }
   // Room for what this lane hosts; contents undefined where the map has changed.
   void open(const StageMap& map) {
     hosted_ = HostedLayout(map);

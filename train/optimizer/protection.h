@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
 
 #include "base/ids.h"
@@ -13,8 +14,10 @@ class Protection {
  public:
   virtual ~Protection() = default;         // releases
   virtual StateVersion state() const = 0;  // with the epoch it was made in
-  // Copies shard state (master, m, v) into out. False: revoked, what was copied is worthless.
-  virtual bool read_shard(uint32_t shard, std::span<std::byte> out) = 0;
+  // Copies shard state (master, m, v) into out. `copied` gets each piece of out as it lies there, one
+  // after the other: small enough to be in the cache still. False: revoked, what was copied is worthless.
+  using PieceFn = std::function<void(std::span<const std::byte>)>;
+  virtual bool read_shard(uint32_t shard, std::span<std::byte> out, const PieceFn& copied) = 0;
 };
 
 }  // namespace holdfast::train

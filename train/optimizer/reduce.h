@@ -19,6 +19,13 @@ class Reducer {
  public:
   explicit Reducer(typename B::Device& device) : device_(device) {}
 
+  // Memory for so many owned shards with so many elements, before they come.
+  void reserve(size_t shards, size_t elements) {
+    sums_.resize(elements);
+    shard_squares_.resize(shards);
+    host_squares_.resize(shards);
+  }
+
   // Called by all lanes, after gradients.close(). Errors: the communicator's, the device's,
   // kGradientOverflow.
   Status reduce(PayloadExchange& payload, const StageMap& map, const Gradients<B>& gradients);

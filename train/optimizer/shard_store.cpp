@@ -24,15 +24,14 @@ class ShardStore<B>::Guard final : public Protection {
   }
   StateVersion state() const override { return state_; }
 
-  bool read_shard(uint32_t shard, std::span<std::byte> out) override {
+  bool read_shard(uint32_t shard, std::span<std::byte> out, const PieceFn& copied) override {
     const float* data = nullptr;
     {
       const MutexLock lock(store_.mutex_);
       Bank& bank = store_.banks_[bank_];
       if (bank.generation != generation_) return false;
-      const auto it = bank.data.find(shard);
-      if (it == bank.data.end()) return false;
-      data = it->second.data();
+      data = store_.room_.find(bank_, shard);
+      if (data == nullptr) return false;
       ++bank.readers;  // revoke() waits for us: the floats stay as they are while we copy
     }
     const size_t elements = store_.elements(shard);
@@ -40,7 +39,7 @@ class ShardStore<B>::Guard final : public Protection {
     CHECK(out.size() == 3 * bytes);
     Status read;
     for (size_t run = 0; read && run < 3; ++run)
-      read = store_.reader_.read(data + run * stride(elements), bytes, out.data() + run * bytes);
+      read = read_run(data + run * stride(elements), out.subspan(run * bytes, bytes), copied);
     const MutexLock lock(store_.mutex_);
     --store_.banks_[bank_].readers;
     store_.changed_.notify_all();
@@ -48,6 +47,18 @@ class ShardStore<B>::Guard final : public Protection {
   }
 
  private:
+  Status read_run(const float* from, std::span<std::byte> out, const PieceFn& copied) {
+    for (size_t at = 0; at < out.size(); at += kPieceBytes) {
+      const auto piece = out.subspan(at, std::min(kPieceBytes, out.size() - at));
+      RETURN_IF_ERROR(
+          store_.reader_.read(from + at / sizeof(float), piece.size(), piece.data()));
+      copied(piece);
+    }
+    return {};
+  }
+  // An accelerator's copies are fast in large pieces only.
+  static constexpr size_t kPieceBytes = B::kHostMemory ? size_t{256} << 10 : size_t{4} << 20;
+
   ShardStore& store_;
   const uint32_t bank_;
   const uint64_t generation_;
@@ -86,9 +97,16 @@ void ShardStore<B>::revoke(Bank& bank) {
 }
 
 template <class B>
+void ShardStore<B>::reserve(size_t elements) {
+  const MutexLock lock(mutex_);
+  room_.reserve(3 * elements);
+}
+
+template <class B>
 void ShardStore<B>::open(const std::vector<uint32_t>& owned, const StateVersion& base) {
   const MutexLock lock(mutex_);
   for (Bank& bank : banks_) revoke(bank);
+  loaded_.clear();
   uint32_t keep = 0;
   for (uint32_t b = 0; b < banks_.size(); ++b)
     if (banks_[b].state == base) keep = b;
@@ -101,12 +119,10 @@ void ShardStore<B>::open(const std::vector<uint32_t>& owned, const StateVersion&
   Bank& other = banks_[1 - keep];
   other.state.reset();
   other.complete.clear();
-  const std::set<uint32_t> wanted(owned.begin(), owned.end());
-  for (Bank* bank : {&kept, &other}) {
-    std::erase_if(bank->data, [&](const auto& entry) { return !wanted.contains(entry.first); });
-    std::erase_if(bank->complete, [&](uint32_t shard) { return !wanted.contains(shard); });
-    for (const uint32_t shard : owned) bank->data[shard].resize(3 * stride(elements(shard)));
-  }
+  std::map<uint32_t, size_t> wanted;
+  for (const uint32_t shard : owned) wanted[shard] = 3 * stride(elements(shard));
+  std::erase_if(kept.complete, [&](uint32_t shard) { return !wanted.contains(shard); });
+  room_.open(wanted);
   owned_ = owned;
   current_ = base;
   bank_ = keep;
@@ -114,14 +130,17 @@ void ShardStore<B>::open(const std::vector<uint32_t>& owned, const StateVersion&
 
 template <class B>
 ShardView ShardStore<B>::view(uint32_t bank, uint32_t shard) {
-  float* data = banks_[bank].data.at(shard).data();
+  float* data = room_.find(bank, shard);
+  CHECK(data != nullptr, "shard {} is not owned", shard);
   const size_t n = elements(shard);
   const size_t step = stride(n);
   return {{data, n}, {data + step, n}, {data + 2 * step, n}};
 }
 
 template <class B>
-void ShardStore<B>::load(uint32_t shard, std::span<const std::byte> payload) {
+template <class Upload>
+void ShardStore<B>::upload_runs(uint32_t shard, std::span<const std::byte> payload,
+                                Upload upload) {
   {
     const MutexLock lock(mutex_);
     banks_[bank_].complete.erase(shard);
@@ -129,11 +148,47 @@ void ShardStore<B>::load(uint32_t shard, std::span<const std::byte> payload) {
   const ShardView to = view(bank_, shard);
   const size_t bytes = to.master.size_bytes();
   CHECK(payload.size() == 3 * bytes);
-  upload_now(device_, payload.data(), bytes, to.master.data());
-  upload_now(device_, payload.data() + bytes, bytes, to.m.data());
-  upload_now(device_, payload.data() + 2 * bytes, bytes, to.v.data());
+  const auto all = [&] {
+    upload(payload.data(), bytes, to.master.data());
+    upload(payload.data() + bytes, bytes, to.m.data());
+    upload(payload.data() + 2 * bytes, bytes, to.v.data());
+  };
+  if constexpr (B::kHostMemory) {
+    all();
+  } else {
+    const MutexLock lock(device_mutex_);
+    device_.use();  // by this thread
+    all();
+  }
   const MutexLock lock(mutex_);
-  banks_[bank_].complete.insert(shard);
+  loaded_.push_back(shard);
+}
+
+template <class B>
+void ShardStore<B>::load(uint32_t shard, std::span<const std::byte> payload) {
+  upload_runs(shard, payload, [&](const std::byte* from, size_t bytes, float* to) {
+    upload(device_, reinterpret_cast<const float*>(from), bytes / sizeof(float), to);
+  });
+}
+
+template <class B>
+void ShardStore<B>::load_now(uint32_t shard, std::span<const std::byte> payload) {
+  upload_runs(shard, payload, [&](const std::byte* from, size_t bytes, float* to) {
+    upload_now(device_, from, bytes, to);
+  });
+}
+
+template <class B>
+Status ShardStore<B>::finish_loading() {
+  Status finished;
+  {
+    const MutexLock lock(device_mutex_);
+    finished = device_.finish();
+  }
+  const MutexLock lock(mutex_);
+  if (finished) banks_[bank_].complete.insert(loaded_.begin(), loaded_.end());
+  loaded_.clear();
+  return finished;
 }
 
 template <class B>
@@ -143,15 +198,19 @@ bool ShardStore<B>::complete() const {
 }
 
 template <class B>
-void ShardStore<B>::begin_update() {
+double ShardStore<B>::begin_update() {
   const MutexLock lock(mutex_);
+  const auto begun = std::chrono::steady_clock::now();
   Bank& next = banks_[1 - bank_];
-  if (next.guards > 0)
+  const bool held = next.guards > 0;
+  if (held)
     changed_.wait_for(mutex_, std::chrono::milliseconds(next.patience_ms),
                       [&] { return next.guards == 0; });
   next.state.reset();
   next.complete.clear();
   revoke(next);
+  if (!held) return 0;
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count();
 }
 
 template <class B>

@@ -21,6 +21,7 @@
 #include "train/kernels/backend.h"
 #include "train/model/parameter_layout.h"
 #include "train/optimizer/protection.h"
+#include "train/optimizer/shard_room.h"
 #include "train/worker/messages.h"
 
 namespace holdfast::train {
@@ -36,22 +37,33 @@ class ShardStore {
   ShardStore(typename B::Device& device, const ParameterLayout& layout);
   ~ShardStore();
 
+  // Takes memory for so many elements of shards, three runs in two banks each, when the job begins:
+  // shards up to that need none later. Once, before the first open. std::bad_alloc.
+  void reserve(size_t elements) EXCLUDES(mutex_);
+  // Elements that a shard takes of it: its runs are aligned.
+  static size_t stride(size_t elements) { return (elements + 63) / 64 * 64; }
+
   // Newest first. A shard is listed only where it is complete.
   std::vector<HeldShards> held() const EXCLUDES(mutex_);
 
   // This lane owns these shards from now on, and works from `base`: keeps what it has of them at the
   // base, drops everything else. Every protection is revoked.
   void open(const std::vector<uint32_t>& owned, const StateVersion& base) EXCLUDES(mutex_);
-  // Overwrites an owned shard at the base: three runs in host memory. Done when it returns.
+  // Overwrite owned shards at the base, each with three runs in host memory; any thread, several
+  // shards at a time. load: the payload is there until finish_loading, which waits for the copies;
+  // only then the shards count, and with an error of the device none of them. load_now is done with
+  // the payload when it returns.
   void load(uint32_t shard, std::span<const std::byte> payload) EXCLUDES(mutex_);
+  void load_now(uint32_t shard, std::span<const std::byte> payload) EXCLUDES(mutex_);
+  Status finish_loading() EXCLUDES(mutex_);
   bool complete() const EXCLUDES(mutex_);  // every owned shard is at the newest state
 
   const std::vector<uint32_t>& owned() const { return owned_; }
   StateVersion current() const { return current_; }
 
-  // The update: begin_update makes the other bank writable (waits for captures, see protect()),
-  // commit_update makes the new state exist. Between the two nothing of it is listed.
-  void begin_update() EXCLUDES(mutex_);
+  // The update: begin_update makes the other bank writable (waits for captures, see protect(); seconds
+  // that it waited), commit_update makes the new state exist. Between the two nothing of it is listed.
+  double begin_update() EXCLUDES(mutex_);
   ShardView now(uint32_t shard) { return view(bank_, shard); }
   ShardView next(uint32_t shard) { return view(1 - bank_, shard); }
   void commit_update(const StateVersion& made) EXCLUDES(mutex_);
@@ -64,7 +76,6 @@ class ShardStore {
  private:
   class Guard;
   struct Bank {
-    std::map<uint32_t, typename B::template Room<float>> data;  // by shard: master, m, v
     std::optional<StateVersion> state;            // nullopt: being written, or empty
     std::set<uint32_t> complete;                  // shards that are at `state`
     uint64_t generation = 0;                      // moves when protections are revoked
@@ -73,11 +84,11 @@ class ShardStore {
     int64_t patience_ms = 0;                      // the longest that a guard asked for
   };
   ShardView view(uint32_t bank, uint32_t shard);
+  template <class Upload>
+  void upload_runs(uint32_t shard, std::span<const std::byte> payload, Upload upload);
   void revoke(Bank& bank) REQUIRES(mutex_);
   std::optional<uint32_t> bank_of(Version version) const REQUIRES(mutex_);
 
-  // Of a shard's run in a bank: aligned, so that each of the three is.
-  static size_t stride(size_t elements) { return (elements + 63) / 64 * 64; }
   size_t elements(uint32_t shard) const;
 
   typename B::Device& device_;
@@ -87,11 +98,15 @@ class ShardStore {
   StateVersion current_;
   uint32_t bank_ = 0;  // that holds `current_`
 
+  Mutex device_mutex_;  // an accelerator is driven by one thread at a time
+
   mutable Mutex mutex_;
   CondVar changed_;
-  // The maps and their vectors are changed by the main thread only, under the mutex; their floats are
-  // read by guards while `readers` is counted, and written only after revoke().
-  std::array<Bank, 2> banks_;
+  std::vector<uint32_t> loaded_ GUARDED_BY(mutex_);  // since the last finish_loading
+  // Banks and rooms are changed by the main thread only, under the mutex; the floats are read by guards
+  // while `readers` is counted, and written only after revoke().
+  ShardRoom<B> room_;  // of a shard in a bank: master, m, v
+  std::array<Bank, ShardRoom<B>::kBanks> banks_;
 };
 
 }  // namespace holdfast::train

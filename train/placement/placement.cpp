@@ -6,10 +6,8 @@
 #include "base/check.h"
 
 namespace holdfast::train {
-namespace {
 
-// Replicas of each expert: one each, the rest of the slots by largest remainder of popularity.
-std::vector<uint32_t> count_replicas(std::span<const uint64_t> popularity, uint32_t slots) {
+std::vector<uint32_t> slots_by_popularity(std::span<const uint64_t> popularity, uint32_t slots) {
   const auto experts = static_cast<uint32_t>(popularity.size());
   CHECK(experts > 0 && slots >= experts);
   std::vector<double> ideal(experts, static_cast<double>(slots) / experts);
@@ -41,8 +39,6 @@ std::vector<uint32_t> count_replicas(std::span<const uint64_t> popularity, uint3
   return replicas;
 }
 
-}  // namespace
-
 uint32_t slots_per_lane(uint32_t slots, uint32_t experts, uint32_t lanes) {
   CHECK(lanes > 0);
   return std::max(slots, (experts + lanes - 1) / lanes);
@@ -50,7 +46,8 @@ uint32_t slots_per_lane(uint32_t slots, uint32_t experts, uint32_t lanes) {
 
 LayerPlacement place_by_popularity(std::span<const uint64_t> popularity, uint32_t lanes,
                                    uint32_t slots_per_lane) {
-  const std::vector<uint32_t> replicas = count_replicas(popularity, lanes * slots_per_lane);
+  const std::vector<uint32_t> replicas =
+      slots_by_popularity(popularity, lanes * slots_per_lane);
   LayerPlacement layer;
   layer.slots.resize(lanes);
   uint32_t slot = 0;

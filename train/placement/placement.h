@@ -26,9 +26,11 @@ struct Placement {
 // Slots a lane in a view with `lanes` live lanes: max(k, ceil(E / lanes)) (DESIGN.md, section 2).
 uint32_t slots_per_lane(uint32_t slots, uint32_t experts, uint32_t lanes);
 
-// SYMI's rule (arXiv 2504.19925, section 4): replica counts follow popularity by largest remainder,
-// at least one slot each, experts contiguous by id. All-equal popularity is static placement.
-// popularity: [E]; ties go to the lower expert id.
+// SYMI's rule (arXiv 2504.19925, section 4): how many of `slots` (at least E) each expert gets, by
+// largest remainder of its popularity [E], at least one each; ties go to the lower expert id.
+std::vector<uint32_t> slots_by_popularity(std::span<const uint64_t> popularity, uint32_t slots);
+
+// That many replicas, experts contiguous by id. All-equal popularity is static placement.
 LayerPlacement place_by_popularity(std::span<const uint64_t> popularity, uint32_t lanes,
                                    uint32_t slots_per_lane);
 

@@ -35,4 +35,17 @@ std::vector<Round> plan_rounds(uint32_t pipelines, uint32_t micro_batches,
   return plan;
 }
 
+std::vector<Round> forward_rounds(const StagePlan& stage) {
+  std::vector<Round> rounds;
+  for (const StageRound& round : stage.rounds) {
+    if (round.work != Work::kForward) continue;
+    rounds.emplace_back();
+    for (const auto& cell : round.lanes)
+      rounds.back().lanes.push_back(cell && cell->work == Work::kForward
+                                        ? std::optional(cell->micro_batch)
+                                        : std::nullopt);
+  }
+  return rounds;
+}
+
 }  // namespace holdfast::train

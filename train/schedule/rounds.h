@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/ids.h"
+#include "train/schedule/plan.h"
 
 namespace holdfast::train {
 
@@ -21,5 +22,10 @@ struct Round {
 // ceil(D*M / c) rounds. `coordinates`: the pipeline of each live lane, ascending.
 std::vector<Round> plan_rounds(uint32_t pipelines, uint32_t micro_batches,
                                std::span<const uint32_t> coordinates);
+
+// The same out of a plan (planner.h), for one stage: its F rounds, in order. A plan for S = 1 takes the
+// place of plan_rounds like this, because a trainer that does F, I and W of a micro-batch in one go needs
+// only to know which lane runs what beside what; the plan's own I and W rounds are for an executor.
+std::vector<Round> forward_rounds(const StagePlan& stage);
 
 }  // namespace holdfast::train

@@ -22,13 +22,15 @@ Result<BlockHeader> copy_shard(Trainer::Protection& protection, const CaptureTar
     return fail(ErrorCode::kBlockInvalid,
                 fmt::format("block {} has room for {} bytes, shard {} needs {}", block.block,
                             payload.size(), block.shard, bytes));
-  if (!protection.read_shard(block.shard, payload.first(bytes)))
+  // Sums what lies in the arena, piece by piece as it is copied there.
+  Checksum sum;
+  if (!protection.read_shard(block.shard, payload.first(bytes),
+                             [&](std::span<const std::byte> piece) { sum.add(piece); }))
     return fail(ErrorCode::kTimeout,
                 fmt::format("the update took the buffer of {} back before shard {} was copied",
                             to_string(protection.state()), block.shard));
-  // Sums what was copied, while it is still in the cache.
   return BlockHeader{target.job, ShardId::unflat(block.shard, target.slices), protection.state(),
-                     bytes, checksum64(payload.first(bytes))};
+                     bytes, sum.value()};
 }
 
 }  // namespace

@@ -10,6 +10,12 @@
 namespace holdfast::train {
 namespace {
 
+template <class B>
+Result<std::unique_ptr<Trainer>> ready(std::unique_ptr<LaneTrainer<B>> trainer) {
+  RETURN_IF_ERROR(trainer->reserve());
+  return trainer;
+}
+
 #ifdef HOLDFAST_CUDA
 Result<std::unique_ptr<kernels::Cuda>> open_device(const TrainerPlace& place) {
   ASSIGN_OR_RETURN(const uint32_t count, kernels::Cuda::count());
@@ -31,12 +37,13 @@ Result<std::unique_ptr<Trainer>> Trainer::create(const conf::JobConfig& job,
                      [batches](uint32_t index) { return batches->held_out(index); },
                      batches->fingerprint()};
   if (job.backend == "cpu")
-    return std::make_unique<LaneTrainer<CpuBackend<float>>>(
-        std::make_unique<kernels::Cpu>(), job, std::move(source), abort, std::move(progress));
+    return ready(std::make_unique<LaneTrainer<CpuBackend<float>>>(
+        std::make_unique<kernels::Cpu>(), job, std::move(source), abort, std::move(progress)));
 #ifdef HOLDFAST_CUDA
   ASSIGN_OR_RETURN(auto device, open_device(place));
-  return std::make_unique<LaneTrainer<CudaBackend>>(std::move(device), job, std::move(source),
-                                                    abort, std::move(progress));
+  return ready(std::make_unique<LaneTrainer<CudaBackend>>(std::move(device), job,
+                                                          std::move(source), abort,
+                                                          std::move(progress)));
 #else
   (void)place;
   return fail(ErrorCode::kDeviceMissing,

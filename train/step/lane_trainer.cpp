@@ -4,23 +4,35 @@
 
 #include <algorithm>
 #include <cmath>
-#include <new>
 #include <utility>
 
 #include "base/check.h"
 #include "base/fault_point.h"
 #include "train/kernels/backends.h"
 #include "train/optimizer/adamw.h"
-#include "train/optimizer/init.h"
 #include "train/step/counting_communicator.h"
+#include "train/step/out_of_memory.h"
 
 namespace holdfast::train {
+namespace {
+
+// Of the job's nominal slots, whoever is alive.
+std::optional<Capacity> capacity_of(const conf::JobConfig& job) {
+  const std::optional<double> factor = job.capacity();
+  if (!factor) return std::nullopt;
+  const size_t tokens = size_t{job.micro_batch_sequences} * job.model.context;
+  return static_capacity(job.model.layers, job.model.experts,
+                         {*factor, job.pipelines * job.slots(), tokens, job.model.top_k});
+}
+
+}  // namespace
 
 template <class B>
 LaneTrainer<B>::LaneTrainer(std::unique_ptr<typename B::Device> device, const conf::JobConfig& job,
                             BatchSource batches, AbortWord& abort, ProgressFn progress)
     : job_(job),
       layout_(job.model, job.slices()),
+      capacity_(capacity_of(job)),
       batches_(std::move(batches)),
       abort_(abort),
       progress_(std::move(progress)),
@@ -45,128 +57,6 @@ size_t LaneTrainer<B>::shard_bytes(uint32_t shard) const {
   return layout_.shard_bytes(ShardId::unflat(shard, layout_.slices()));
 }
 
-namespace {
-
-// Running out of memory is no programmer's error: it ends the step, not the process.
-tl::unexpected<Error> out_of_memory(const std::bad_alloc& error) {
-  return fail(ErrorCode::kDeviceMemory,
-              fmt::format("this lane has no room for its shards and micro-batch: {}", error.what()));
-}
-
-}  // namespace
-
-// ---- a view ---------------------------------------------------------------------------------------
-
-template <class B>
-Status LaneTrainer<B>::open_view(const TrainerView& view) try {
-  CHECK(view.owner_lane.size() == layout_.shard_count() && view.lane < view.coordinates.size());
-  const auto lanes = static_cast<uint32_t>(view.coordinates.size());
-  payload_.close();  // only now: all lanes of the view before have ended it
-  epoch_ = view.epoch;
-  map_ = StageMap{&layout_,
-                  place_static(job_.model.layers, job_.model.experts, lanes,
-                               slots_per_lane(job_.slots(), job_.model.experts, lanes)),
-                  view.owner_lane, view.lane, lanes};
-  rounds_ = plan_rounds(job_.pipelines, job_.micro_batches, view.coordinates);
-  std::vector<uint32_t> owned;
-  for (uint32_t shard = 0; shard < view.owner_lane.size(); ++shard)
-    if (view.owner_lane[shard] == view.lane) owned.push_back(shard);
-  store_.open(owned, view.base);
-  weights_.open(map_);
-  weights_made_ = false;
-  materialized_ = false;
-  losses_.clear();
-  finished_.reset();
-  if (unevaluated_ &&
-      StateVersion{Version(unevaluated_->step.value + 1), unevaluated_->epoch} != view.base)
-    unevaluated_.reset();
-  return {};
-} catch (const std::bad_alloc& error) {
-  return out_of_memory(error);
-}
-
-template <class B>
-Status LaneTrainer<B>::load_shard(uint32_t shard, std::span<const std::byte> payload) try {
-  if (payload.size() != shard_bytes(shard))
-    return fail(ErrorCode::kRestoreImpossible,
-                fmt::format("shard {} has {} bytes, {} were given", shard, shard_bytes(shard),
-                            payload.size()));
-  store_.load(shard, payload);
-  return {};
-} catch (const std::bad_alloc& error) {
-  return out_of_memory(error);
-}
-
-template <class B>
-Status LaneTrainer<B>::init_shard(uint32_t shard) {
-  const ShardId id = map_.shard(shard);
-  const ElementRange range = layout_.range(id);
-  std::vector<float> state(3 * range.size());  // m and v are zero
-  initial_values(job_.seed, layout_.group(id.group), range, std::span(state).first(range.size()));
-  store_.load(shard, std::as_bytes(std::span(state)));
-  return {};
-}
-
-// Another text on one node would train on silently, and no step could be repeated elsewhere.
-template <class B>
-Status LaneTrainer<B>::compare_data(Communicator& comm) const {
-  std::vector<DataFingerprint> all(map_.lanes);
-  const std::vector<size_t> sizes(map_.lanes, sizeof(DataFingerprint));
-  RETURN_IF_ERROR(comm.all_gather(std::as_bytes(std::span(&batches_.data, 1)),
-                                  std::as_writable_bytes(std::span(all)), sizes));
-  const auto as_many = [&](const DataFingerprint& data) {
-    return std::count(all.begin(), all.end(), data);
-  };
-  const auto usual = std::max_element(
-      all.begin(), all.end(), [&](const auto& a, const auto& b) { return as_many(a) < as_many(b); });
-  if (*usual == batches_.data) return {};
-  return fail(ErrorCode::kDataDiffers,
-              fmt::format("{} has {} tokens with checksum {:016x} on lane {}, but {} with checksum "
-                          "{:016x} on lane {}",
-                          job_.data.path, batches_.data.tokens, batches_.data.checksum, map_.lane,
-                          usual->tokens, usual->checksum, usual - all.begin()));
-}
-
-template <class B>
-template <class Outcome>
-Outcome LaneTrainer<B>::settled(Outcome outcome) {
-  if (outcome) return outcome;
-  payload_.abandon();
-  static_cast<void>(device_->finish());
-  return outcome;
-}
-
-template <class B>
-Status LaneTrainer<B>::materialize(Communicator& comm) {
-  return settled(begin_view(comm));
-}
-
-template <class B>
-Status LaneTrainer<B>::begin_view(Communicator& comm) try {
-  CHECK(comm.size() == map_.lanes && comm.rank() == map_.lane);
-  if (!store_.complete())
-    return fail(ErrorCode::kRestoreImpossible,
-                fmt::format("not every owned shard is at {}", to_string(store_.current())));
-  RETURN_IF_ERROR(compare_data(comm));
-  RETURN_IF_ERROR(payload_.open(comm));
-  PayloadExchange& payload = payload_.over(comm);
-  RETURN_IF_ERROR(make_weights(payload));
-  return make_up_evaluation({comm, payload});
-} catch (const std::bad_alloc& error) {
-  return out_of_memory(error);
-}
-
-template <class B>
-Status LaneTrainer<B>::make_weights(PayloadExchange& payload) {
-  fault_point("train.materialize");
-  if (!std::exchange(weights_made_, false)) {
-    RETURN_IF_ERROR(train::materialize(*device_, payload, map_, store_, scratch_, weights_));
-    RETURN_IF_ERROR(device_->finish());
-  }
-  materialized_ = true;
-  return {};
-}
-
 // ---- progress -------------------------------------------------------------------------------------
 
 template <class B>
@@ -188,8 +78,13 @@ MarkFn LaneTrainer<B>::marker() const {
 
 template <class B>
 ModelContext LaneTrainer<B>::context(const Wires& wires) const {
-  return {wires.comm, wires.payload, map_.placement, job_.reproducible,
-          1.0 / (static_cast<double>(job_.pipelines) * job_.micro_batches)};
+  return {wires.comm,
+          wires.payload,
+          map_.placement,
+          job_.reproducible,
+          1.0 / (static_cast<double>(job_.pipelines) * job_.micro_batches),
+          capacity_ ? &*capacity_ : nullptr,
+          !B::kHostMemory};
 }
 
 template <class B>
@@ -271,60 +166,6 @@ Status LaneTrainer<B>::run_round(const Wires& wires, Step step,
   return {};
 }
 
-// Losses are summed in the order of micro-batches, whoever ran them.
-template <class B>
-Status LaneTrainer<B>::gather_losses(Communicator& comm, StepDone& done) {
-  const size_t cells = size_t{job_.model.layers} * job_.model.experts;
-  const size_t row_bytes = sizeof(LossRow) + cells * sizeof(uint64_t);
-  std::vector<std::byte> mine;
-  for (const MicroBatchLoss& loss : losses_) {
-    const LossRow row{loss.cross_entropy, loss.load_balance, loss.z_loss};
-    const auto head = std::as_bytes(std::span(&row, 1));
-    const auto tail = std::as_bytes(std::span(loss.popularity));
-    mine.insert(mine.end(), head.begin(), head.end());
-    mine.insert(mine.end(), tail.begin(), tail.end());
-  }
-  std::vector<size_t> sizes(map_.lanes);
-  std::vector<std::vector<uint32_t>> ran(map_.lanes);
-  for (const Round& round : rounds_)
-    for (uint32_t lane = 0; lane < map_.lanes; ++lane)
-      if (round.lanes[lane]) ran[lane].push_back(round.lanes[lane]->value);
-  for (uint32_t lane = 0; lane < map_.lanes; ++lane) sizes[lane] = ran[lane].size() * row_bytes;
-  const uint32_t count = job_.pipelines * job_.micro_batches;
-  std::vector<std::byte> all(count * row_bytes);
-  RETURN_IF_ERROR(comm.all_gather(mine, all, sizes));
-
-  std::vector<const std::byte*> by_micro_batch(count);
-  const std::byte* at = all.data();
-  for (const auto& lane : ran)
-    for (const uint32_t j : lane) {
-      by_micro_batch[j] = at;
-      at += row_bytes;
-    }
-  LossRow sum;
-  done.popularity.assign(cells, 0);
-  std::vector<uint64_t> popularity(cells);
-  for (const std::byte* from : by_micro_batch) {
-    LossRow row;
-    std::memcpy(&row, from, sizeof row);
-    std::memcpy(popularity.data(), from + sizeof row, cells * sizeof(uint64_t));
-    sum.cross_entropy += row.cross_entropy;
-    sum.load_balance += row.load_balance;
-    sum.z_loss += row.z_loss;
-    for (size_t c = 0; c < cells; ++c) done.popularity[c] += popularity[c];
-  }
-  done.micro_batches = ran[map_.lane];
-  done.loss = sum.cross_entropy / count;
-  done.load_balance_loss = sum.load_balance / count;
-  done.z_loss = sum.z_loss / count;
-  done.tokens = uint64_t{count} * job_.micro_batch_sequences * job_.model.context;
-  if (!std::isfinite(done.loss + done.load_balance_loss + done.z_loss))
-    return fail(ErrorCode::kLossNotFinite,
-                fmt::format("step {}: cross entropy {}, load balance {}, z-loss {}",
-                            done.step.value, done.loss, done.load_balance_loss, done.z_loss));
-  return {};
-}
-
 template <class B>
 Status LaneTrainer<B>::update(StepDone& done) {
   if (!std::isfinite(done.gradient_norm))
@@ -338,7 +179,7 @@ Status LaneTrainer<B>::update(StepDone& done) {
                              done.step.value + 1};
   fault_point("train.update");
   at(done.step, at_round_, true);  // a capture may hold the buffer for a while
-  store_.begin_update();
+  done.stall_seconds = store_.begin_update();
   at(done.step, at_round_);
   const kernels::AdamwConstants constants = adamw_constants(job_.optimizer, adamw_step);
   // A lane that is alone computes with what it updates; else materialize brings the weights.

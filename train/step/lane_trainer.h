@@ -35,10 +35,15 @@ class LaneTrainer final : public Trainer {
               BatchSource batches, AbortWord& abort, ProgressFn progress);
   ~LaneTrainer() override;
 
+  // Takes the memory that this lane needs when `tolerate` others are lost, so that it is there then.
+  // Once, before the first view; kDeviceMemory names what there is no room for.
+  Status reserve();
+
   std::vector<HeldShards> held() const override { return store_.held(); }
   Status open_view(const TrainerView& view) override;
   Status load_shard(uint32_t shard, std::span<const std::byte> payload) override;
   Status init_shard(uint32_t shard) override;
+  Status finish_loading() override { return store_.finish_loading(); }
   Status materialize(Communicator& comm) override;
   Result<StepDone> run_step(Communicator& comm, Step step) override;
   std::optional<StepDone> take_finished() override { return std::exchange(finished_, {}); }
@@ -62,7 +67,12 @@ class LaneTrainer final : public Trainer {
   };
   // After an error the device is idle, whatever it waited for.
   template <class Outcome>
-  Outcome settled(Outcome outcome);
+  Outcome settled(Outcome outcome) {
+    if (outcome) return outcome;
+    payload_.abandon();
+    static_cast<void>(device_->finish());
+    return outcome;
+  }
   Status begin_view(Communicator& comm);
   Result<StepDone> take_step(Communicator& comm, Step step);
   Status compare_data(Communicator& comm) const;
@@ -80,6 +90,7 @@ class LaneTrainer final : public Trainer {
 
   const conf::JobConfig job_;
   const ParameterLayout layout_;
+  const std::optional<Capacity> capacity_;  // nullopt: dropless
   const BatchSource batches_;
   AbortWord& abort_;
   const ProgressFn progress_;

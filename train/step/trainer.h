@@ -2,7 +2,8 @@
 // versions and collectives; knows nothing of daemons, sockets or the arena's layout.
 //
 // Threads: one thread (the worker's main thread) calls everything except read_shard and
-// protect_version, which the capture thread may call at any time while a view is open.
+// protect_version, which the capture thread may call at any time while a view is open, and load_shard
+// and init_shard, which others may call for it.
 #pragma once
 
 #include <atomic>
@@ -83,9 +84,12 @@ class Trainer {
   // Opens a view: makes room for the shards that this lane owns in it, keeps what it holds of them at
   // the base, drops everything else. Gradient accumulators are zeroed.
   virtual Status open_view(const TrainerView& view) = 0;
-  // Fills an owned shard at the base: from a verified payload (master, m, v), or initial (version 0).
+  // Fill owned shards at the base: from a verified payload (master, m, v) that stays as it is until
+  // finish_loading, or initial (version 0). Any thread, several shards at a time; nothing else is
+  // called meanwhile. They count once finish_loading has said so, which waits for the copies.
   virtual Status load_shard(uint32_t shard, std::span<const std::byte> payload) = 0;
   virtual Status init_shard(uint32_t shard) = 0;
+  virtual Status finish_loading() = 0;
   // Once in a view, before its first step: compares the data with the other lanes', then produces
   // compute weights from shards. kRestoreImpossible when an owned shard is not at the base,
   // kDataDiffers on a lane whose data is not that of most lanes (of lane 0, where as many have either).

@@ -10,9 +10,10 @@ namespace holdfast::train {
 namespace {
 
 // In the order of the variants in messages.h.
-constexpr std::array<std::string_view, 11> kFromWorkerTypes = {
+constexpr std::array<std::string_view, 12> kFromWorkerTypes = {
     "Hello",         "Quiesced", "Restored",    "RestoreFailed", "StepDone", "Captured",
-    "CaptureMissed", "Stopped",  "StopRefused", "CommBroken",    "Fatal"};
+    "CaptureMissed", "Stopped",  "StopRefused", "CommBroken",    "Fatal",
+    "Running"};
 constexpr std::array<std::string_view, 7> kToWorkerTypes = {"Welcome", "Quiesce", "Restore", "Go",
                                                             "Capture", "StopAt",  "Exit"};
 static_assert(kFromWorkerTypes.size() == std::variant_size_v<FromWorker>);

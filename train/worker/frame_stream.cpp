@@ -34,7 +34,8 @@ FrameStream::FrameStream(Socket socket, Handlers handlers)
 FrameStream::~FrameStream() = default;
 
 Status FrameStream::send(std::string text) {
-  if (closed_) return fail(ErrorCode::kPeerUnreachable, "worker link: the connection is closed");
+  if (closed_ || cannot_write_)
+    return fail(ErrorCode::kPeerUnreachable, "worker link: the connection is closed");
   if (text.size() > kMaxFrameBytes || queued_bytes_ + text.size() > kMaxQueuedBytes)
     return fail(
         ErrorCode::kQueueFull,
@@ -59,6 +60,14 @@ void FrameStream::fail_with(const std::string& why) {
   auto on_closed = std::move(handlers_.on_closed);
   close();
   if (on_closed) on_closed(Error{ErrorCode::kPeerUnreachable, "worker link: " + why});
+}
+
+void FrameStream::stop_writing() {
+  // What the other end said before it left (why it ends, above all) is still to be read; the end of
+  // that closes the stream.
+  cannot_write_ = true;
+  queue_.clear();
+  queued_bytes_ = 0;
 }
 
 void FrameStream::read_header() {
@@ -94,7 +103,7 @@ void FrameStream::write_next() {
   boost::asio::async_write(socket_, boost::asio::buffer(queue_.front()),
                            [self = shared_from_this()](const error_code& error, size_t) {
                              if (self->closed_) return;
-                             if (error) return self->fail_with(error.message());
+                             if (error) return self->stop_writing();
                              self->queued_bytes_ -= self->queue_.front().size();
                              self->queue_.pop_front();
                              if (!self->queue_.empty()) self->write_next();

@@ -24,15 +24,16 @@ class FrameStream : public std::enable_shared_from_this<FrameStream> {
   using Socket = boost::asio::local::stream_protocol::socket;
   struct Handlers {
     std::function<void(std::string frame)> on_frame;
-    std::function<void()> on_sent;             // a frame has left for the kernel; in order
-    std::function<void(Error why)> on_closed;  // once, unless close() came first
+    std::function<void()> on_sent;  // a frame has left for the kernel; in order
+    // Once, unless close() came first, and after every frame that the other end has sent.
+    std::function<void(Error why)> on_closed;
   };
 
   static std::shared_ptr<FrameStream> start(Socket socket, Handlers handlers);
   ~FrameStream();
 
   // kQueueFull when kMaxQueuedBytes wait already (the other end does not read) or the frame exceeds
-  // kMaxFrameBytes; kPeerUnreachable when closed.
+  // kMaxFrameBytes; kPeerUnreachable when closed or nobody reads at the other end any more.
   Status send(std::string text);
   // No handler is called any more.
   void close();
@@ -44,6 +45,7 @@ class FrameStream : public std::enable_shared_from_this<FrameStream> {
   void read_header();
   void read_body(size_t bytes);
   void write_next();
+  void stop_writing();
   void fail_with(const std::string& why);
 
   Socket socket_;
@@ -52,6 +54,7 @@ class FrameStream : public std::enable_shared_from_this<FrameStream> {
   std::string body_;
   std::deque<std::string> queue_;  // with headers; the first is being written
   size_t queued_bytes_ = 0;
+  bool cannot_write_ = false;
   bool closed_ = false;
 };
 

@@ -2,26 +2,38 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
+#include <chrono>
+#include <thread>
 #include <utility>
 
 #include "base/fault_point.h"
 #include "train/worker/base64.h"
+#include "train/worker/shard_loading.h"
 #include "train/worker/watched_communicator.h"
 
 namespace holdfast::train {
 namespace {
 
-bool holds(const std::vector<HeldShards>& held, const StateVersion& state, uint32_t shard) {
-  return std::any_of(held.begin(), held.end(), [&](const HeldShards& h) {
-    return h.state == state && std::find(h.shards.begin(), h.shards.end(), shard) != h.shards.end();
-  });
-}
+// Seconds since it was made, or since it was last asked.
+class Stopwatch {
+ public:
+  double lap() {
+    const auto now = Clock::now();
+    return std::chrono::duration<double>(now - std::exchange(since_, now)).count();
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  Clock::time_point since_ = Clock::now();
+};
 
 }  // namespace
 
 Lane::Lane(LaneParts parts, LaneTimeouts timeouts, ProgressRecord& record)
-    : parts_(std::move(parts)), timeouts_(timeouts), pulse_(record, [this] { repeat_abort(); }) {}
+    : parts_(std::move(parts)),
+      timeouts_(timeouts),
+      threads_(loading_threads(std::thread::hardware_concurrency())),
+      pulse_(record, [this] { repeat_abort(); }) {}
 
 // ---- abort --------------------------------------------------------------------------------------
 
@@ -83,73 +95,42 @@ Lane::Restoration Lane::restore(const Restore& restore) {
     done.error = Error{ErrorCode::kJobState, "no job is open, nothing can be restored"};
     return done;
   }
-  if (auto status = restore_shards(restore, done.bad); !status) {
-    done.error = std::move(status).error();
+  Stopwatch watch;
+  times_ = {};
+  if (auto opened = open_view(restore); !opened) {
+    done.error = std::move(opened).error();
     return done;
   }
+  times_.room_seconds = watch.lap();
+  Loading loading = load_shards(restore, {*arena_, *trainer_, abort_, pulse_, job_->hash,
+                                          job_->config.slices(), threads_});
+  done.bad = std::move(loading.bad);
+  if (!loading.status) {
+    done.error = std::move(loading.status).error();
+    return done;
+  }
+  times_.bytes = loading.bytes;
+  times_.load_seconds = watch.lap();
   auto address = factory_->prepare(restore.lane, restore.lanes);
   if (address)
     done.comm_address = to_base64(*address);
   else
     done.error = std::move(address).error();
+  times_.connect_seconds = watch.lap();
   return done;
 }
 
-Status Lane::restore_shards(const Restore& restore, std::vector<ShardBlock>& bad) {
+Status Lane::open_view(const Restore& restore) {
   if (fault_point_fails("worker.restore"))
     return fail(ErrorCode::kInternal, "fault point worker.restore");
-  {
-    const Pulse::Waiting waiting(pulse_);  // for memory, and for a capture's copy of one shard
-    RETURN_IF_ERROR(trainer_->open_view({restore.epoch, restore.base, restore.lane,
-                                         restore.coordinates, restore.owner_lane}));
-  }
+  const Pulse::Waiting waiting(pulse_);  // for memory, and for a capture's copy of one shard
+  RETURN_IF_ERROR(trainer_->open_view({restore.epoch, restore.base, restore.lane,
+                                       restore.coordinates, restore.owner_lane}));
   auto bytes = std::make_shared<std::vector<size_t>>();
   for (uint32_t shard = 0; shard < restore.owner_lane.size(); ++shard)
     bytes->push_back(trainer_->shard_bytes(shard));
   shard_bytes_ = std::move(bytes);
-
-  const std::vector<HeldShards> held = trainer_->held();
-  Status first_failure;
-  for (const OwnedShard& owned : restore.owned) {
-    pulse_.mark();
-    if (abort_.is_set()) return fail(ErrorCode::kCommAborted, "the view ended");
-    if (owned.shard >= restore.owner_lane.size())
-      return fail(ErrorCode::kBadMessage, fmt::format("Restore names shard {} of {}", owned.shard,
-                                                      restore.owner_lane.size()));
-    switch (owned.source) {
-      case WorkerSource::kBuffer:
-        if (!holds(held, restore.base, owned.shard))
-          return fail(ErrorCode::kRestoreImpossible,
-                      fmt::format("shard {} is not in the buffers at {}", owned.shard,
-                                  to_string(restore.base)));
-        break;
-      case WorkerSource::kArena:
-        // Every block is tried, so that one answer names all that are bad.
-        if (auto loaded = load_block(restore, owned); !loaded) {
-          bad.push_back({owned.shard, owned.block});
-          if (first_failure) first_failure = std::move(loaded);
-        }
-        break;
-      case WorkerSource::kInitial:
-        RETURN_IF_ERROR(trainer_->init_shard(owned.shard));
-        break;
-    }
-  }
-  return first_failure;
-}
-
-Status Lane::load_block(const Restore& restore, const OwnedShard& owned) {
-  storage::BlockHeader expected;
-  expected.job = job_->hash;
-  expected.shard = ShardId::unflat(owned.shard, job_->config.slices());
-  expected.state = restore.base;
-  ASSIGN_OR_RETURN(const std::span<const std::byte> payload,
-                   arena_->read_verified(storage::BlockIndex(owned.block), expected));
-  if (payload.size() != (*shard_bytes_)[owned.shard])
-    return fail(ErrorCode::kBlockInvalid,
-                fmt::format("block {} has {} bytes, shard {} needs {}", owned.block, payload.size(),
-                            owned.shard, (*shard_bytes_)[owned.shard]));
-  return trainer_->load_shard(owned.shard, payload);
+  return {};
 }
 
 CaptureTarget Lane::capture_target() {
@@ -166,6 +147,7 @@ Status Lane::start(const Go& go) {
     ASSIGN_OR_RETURN(std::string address, from_base64(text));
     addresses.push_back(std::move(address));
   }
+  Stopwatch watch;
   std::unique_ptr<Communicator> comm;
   {
     const Pulse::Waiting waiting(pulse_);
@@ -177,7 +159,10 @@ Status Lane::start(const Go& go) {
     comm_ = std::make_unique<WatchedCommunicator>(std::move(comm), pulse_);
     if (abort_.is_set()) comm_->abort();
   }
-  return trainer_->materialize(*comm_);
+  times_.connect_seconds += watch.lap();
+  RETURN_IF_ERROR(trainer_->materialize(*comm_));
+  times_.weights_seconds = watch.lap();
+  return {};
 }
 
 Result<StepDone> Lane::run_step(Step step) { return trainer_->run_step(*comm_, step); }

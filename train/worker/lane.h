@@ -58,6 +58,8 @@ class Lane {
   Result<StepDone> run_step(Step step);
   // After run_step failed, and after start: see Trainer::take_finished.
   std::optional<StepDone> take_finished() { return trainer_->take_finished(); }
+  // Of the open view; all of it is known after start.
+  const RestoreTimes& times() const { return times_; }
   std::string payload_path() const { return trainer_->payload_path(); }
   Version version() const { return trainer_->current().version; }
 
@@ -79,18 +81,19 @@ class Lane {
     uint64_t hash = 0;
   };
 
-  Status restore_shards(const Restore& restore, std::vector<ShardBlock>& bad);
-  Status load_block(const Restore& restore, const OwnedShard& owned);
+  Status open_view(const Restore& restore);
   void repeat_abort() EXCLUDES(mutex_);
   void abort_locked() REQUIRES(mutex_);
 
   const LaneParts parts_;
   const LaneTimeouts timeouts_;
+  const uint32_t threads_;  // that load shards
   AbortWord abort_;
   std::optional<Job> job_;
   std::unique_ptr<storage::ArenaMapping> arena_;
   std::unique_ptr<Trainer> trainer_;
   std::shared_ptr<const std::vector<size_t>> shard_bytes_;  // by flat shard, of the open view
+  RestoreTimes times_;                                      // of the open view
 
   Mutex mutex_;  // only the main thread changes these two, abort() uses them
   std::unique_ptr<CommunicatorFactory> factory_;

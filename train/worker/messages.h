@@ -17,7 +17,7 @@
 
 namespace holdfast::train {
 
-inline constexpr uint32_t kWorkerLinkVersion = 1;
+inline constexpr uint32_t kWorkerLinkVersion = 2;
 
 // Shards by flat number (ShardId::flat) that are held at one state.
 struct HeldShards {
@@ -72,6 +72,24 @@ struct Restored {
 };
 BOOST_DESCRIBE_STRUCT(Restored, (), (epoch, comm_address))
 
+// How long the way from Restore to the first step took on one worker, waits for others included.
+struct RestoreTimes {
+  uint64_t bytes = 0;          // of shards that were loaded: verified in the arena, or computed
+  double room_seconds = 0;     // memory for them and for weights
+  double load_seconds = 0;     // verified and copied to where the device computes
+  double connect_seconds = 0;  // the communicator
+  double weights_seconds = 0;  // made of shards
+};
+BOOST_DESCRIBE_STRUCT(RestoreTimes, (),
+                      (bytes, room_seconds, load_seconds, connect_seconds, weights_seconds))
+
+// The answer to Go: the first step begins.
+struct Running {
+  Epoch epoch;
+  RestoreTimes times;
+};
+BOOST_DESCRIBE_STRUCT(Running, (), (epoch, times))
+
 struct RestoreFailed {
   Epoch epoch;
   std::vector<ShardBlock> bad;  // blocks that did not verify
@@ -93,13 +111,16 @@ struct StepDone {
   uint64_t tokens = 0;  // of the whole step
   double seconds = 0;
   std::optional<double> held_out_loss;  // when this version was evaluated
-  std::vector<uint64_t> popularity;     // [layer][expert] tokens of the whole step, flattened
+  std::vector<uint64_t> popularity;     // [layer][expert] choices of the whole step, flattened
+  uint64_t tokens_dropped = 0;          // choices beyond capacity, of the whole step
+  std::vector<uint64_t> dropped;        // the same by [layer][expert]; empty: dropless
   uint64_t bytes_exchanged = 0;         // sent by this lane in this step
+  double stall_seconds = 0;             // of `seconds`: the update waited for a capture
 };
 BOOST_DESCRIBE_STRUCT(StepDone, (),
                       (epoch, step, lane, micro_batches, loss, load_balance_loss, z_loss,
                        gradient_norm, learning_rate, tokens, seconds, held_out_loss, popularity,
-                       bytes_exchanged))
+                       tokens_dropped, dropped, bytes_exchanged, stall_seconds))
 
 // The capture that was asked for is published in the arena, or was not possible.
 struct Captured {
@@ -148,7 +169,7 @@ struct Fatal {
 BOOST_DESCRIBE_STRUCT(Fatal, (), (epoch, error))
 
 using FromWorker = std::variant<Hello, Quiesced, Restored, RestoreFailed, StepDone, Captured,
-                                CaptureMissed, Stopped, StopRefused, CommBroken, Fatal>;
+                                CaptureMissed, Stopped, StopRefused, CommBroken, Fatal, Running>;
 
 // ---- daemon -> worker -------------------------------------------------------------------------
 

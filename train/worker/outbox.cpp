@@ -21,6 +21,8 @@ bool still_true(const FromWorker& message, const Hello& hello) {
           return here && hello.phase == WorkerPhase::kStopped && m.step == hello.step;
         else if constexpr (std::is_same_v<Message, CommBroken>)
           return here && hello.phase == WorkerPhase::kBroken;
+        else if constexpr (std::is_same_v<Message, Running>)
+          return here && hello.phase != WorkerPhase::kIdle;
         else if constexpr (std::is_same_v<Message, StepDone>)
           return true;  // a row of the ledger, whatever came after
         else if constexpr (std::is_same_v<Message, Fatal>)

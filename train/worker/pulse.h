@@ -26,7 +26,7 @@ class Pulse {
 
   // Of the thread that computes. waiting: it waits for others from now on, until the next mark.
   void mark(Step step, uint32_t round, bool waiting);
-  void mark();
+  void mark();  // also of threads that work for it
   // Lasts while the main thread waits for others. Main thread only; may be nested.
   class Waiting {
    public:

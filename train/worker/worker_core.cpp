@@ -116,7 +116,7 @@ void WorkerCore::carry_out(const StartRunning& task) {
   }
   auto held = lane_.held();
   MutexLock lock(mutex_);
-  apply(started ? state_.running(std::move(evaluated))
+  apply(started ? state_.running(lane_.times(), std::move(evaluated))
                 : state_.failed(std::move(started).error(), std::move(held)));
 }
 

@@ -190,9 +190,14 @@ WorkerActions WorkerState::restore_failed(RestoreFailed failure, std::vector<Hel
   return say(std::move(failure));
 }
 
-WorkerActions WorkerState::running(std::optional<StepDone> evaluated) {
-  if (!quiesce_) phase_ = WorkerPhase::kRunning;
-  return evaluated ? say(std::move(*evaluated)) : WorkerActions{};
+WorkerActions WorkerState::running(const RestoreTimes& times, std::optional<StepDone> evaluated) {
+  WorkerActions actions;
+  if (!quiesce_) {
+    phase_ = WorkerPhase::kRunning;
+    actions.send.push_back(Running{epoch_, times});
+  }
+  if (evaluated) actions.send.push_back(std::move(*evaluated));
+  return actions;
 }
 
 WorkerActions WorkerState::step_done(StepDone done, std::vector<HeldShards> held) {

@@ -63,7 +63,7 @@ class WorkerState {
                          std::vector<HeldShards> held);
   WorkerActions restore_failed(RestoreFailed failure, std::vector<HeldShards> held);
   // evaluated: the last step's row, whose evaluation was made up for.
-  WorkerActions running(std::optional<StepDone> evaluated = {});
+  WorkerActions running(const RestoreTimes& times, std::optional<StepDone> evaluated = {});
   WorkerActions step_done(StepDone done, std::vector<HeldShards> held);
   // Connecting, materializing or a step failed. With kDataDiffers as after job_failed: the others can
   // do without it, and the worker that is started in its place reads the file anew.

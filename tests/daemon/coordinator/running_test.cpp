@@ -38,6 +38,39 @@ TEST_F(Running, SlowStepsAndRareCapturesBecomeSafe) {
   EXPECT_EQ(coordinator_->safe().version, Version(9));
 }
 
+TEST_F(Running, TheSlowestLanesWayToTheFirstStepIsNotedOnceAllAreThere) {
+  begin(small_job(2));
+  const auto runs = [&](uint32_t n, const train::RestoreTimes& times) {
+    feed(WorkerRunning{node(n), sessions_[n], 0, coordinator_->epoch(), times});
+  };
+  runs(1, {5'400'000'000, 0.05, 0.26, 0.01, 0.02});
+  runs(1, {1, 9, 9, 9, 9});  // said again after its connection broke
+  EXPECT_EQ(noted("restored"), 0U);
+  runs(0, {2'000'000, 0.01, 0.02, 0.01, 0.02});
+  ASSERT_EQ(noted("restored"), 1U);
+  const EventRecord& event = notes_.back();
+  EXPECT_EQ(event.text,
+            "node node-1 took longest of 2 lanes: 5.4 GB in 0.34 s (room 0.05 s, verify and load "
+            "0.26 s, connect 0.01 s, weights 0.02 s)");
+  const std::map<std::string, std::string> details(event.details.begin(), event.details.end());
+  EXPECT_EQ(details.at("node"), "node-1");
+  EXPECT_EQ(details.at("bytes"), "5400000000");
+  EXPECT_EQ(details.at("seconds"), "0.340");
+  EXPECT_EQ(details.at("load_seconds"), "0.260");
+
+  disconnect(1);  // another view: told anew, by who is in it
+  comm_broken(0);
+  quiesced_by({0});
+  restored_by_all();
+  ASSERT_EQ(coordinator_->phase(), Phase::kRunning);
+  runs(1, {});
+  EXPECT_EQ(noted("restored"), 1U);
+  runs(0, {2'000'000, 0.01, 0.02, 0.01, 0.02});
+  EXPECT_EQ(noted("restored"), 2U);
+  EXPECT_NE(notes_.back().text.find("of 1 lanes: 2.0 MB in 0.06 s"), std::string::npos)
+      << notes_.back().text;
+}
+
 TEST_F(Running, AMissOfAnEarlierNamingDoesNotEndTheLater) {
   begin(small_job(2));
   const CommandCapture first = *last<CommandCapture>(0);

@@ -79,6 +79,25 @@ TEST_F(ArenaVerifierTest, ABlockIsSummedOnceUnlessItIsFoundBadInUse) {
   EXPECT_EQ(verify().damaged.size(), 1u);
 }
 
+// What a peer's replica or a fetch brought was summed where it lies when it was published.
+TEST_F(ArenaVerifierTest, ReplicasThatWereCommittedAreNotSummedAgainCapturesAre) {
+  const auto replica = arena_->allocate(job_.shard_bytes(0), NodeId("node-1"), kOne);
+  const auto bytes = arena_->payload(replica->index)->first(job_.shard_bytes(0));
+  ASSERT_TRUE(arena_->publish_verified(replica->index, kOne,
+                                       {job_.hash, ShardId::unflat(0, job_.layout.slices()), at(3),
+                                        bytes.size(), checksum64(bytes)}));
+  bool told = false;
+  verifier_.verify(job_, [&](const auto& c) { told = c.held.at(at(3)) == std::set<uint32_t>{0}; });
+  EXPECT_TRUE(slow_.given.empty()) << "there is nothing to sum";
+  EXPECT_TRUE(told);
+  const uint32_t captured = put(1, at(3));
+  damage(captured);
+  const auto contents = verify();
+  ASSERT_EQ(contents.damaged.size(), 1u);
+  EXPECT_EQ(contents.damaged[0].first.index.value, captured);
+  EXPECT_EQ(contents.held.at(at(3)), std::set<uint32_t>{0});
+}
+
 TEST_F(ArenaVerifierTest, WhatIsAskedMeanwhileComesAfterwardsAndOnlyTheNewest) {
   put(0, at(3));
   std::string told;

@@ -41,6 +41,28 @@ TEST_F(CaptureKeeperTest, CapturedShardsAreReplicatedAndReported) {
   EXPECT_EQ(last<WorkerReplicated>().state, at(5));
 }
 
+TEST_F(CaptureKeeperTest, WhatCapturesCostIsCountedOnce) {
+  EXPECT_EQ(keeper_.counters().captured_bytes, 0u);
+  capture(5);
+  const auto asked = workers_.last<train::Capture>();
+  keeper_.captured(0, job_, {kOne, at(5), asked.blocks, 0.1});  // said again
+  const uint64_t bytes = job_.shard_bytes(0) + job_.shard_bytes(1) + job_.shard_bytes(2);
+  EXPECT_EQ(keeper_.counters().captured_bytes, bytes);
+  EXPECT_DOUBLE_EQ(keeper_.counters().capture_seconds, 0.1);
+
+  train::StepDone done;
+  done.epoch = kOne;
+  done.step = Step(7);
+  done.stall_seconds = 0.25;
+  keeper_.step_done(0, done);
+  keeper_.step_done(0, done);  // said again
+  keeper_.step_done(1, done);  // another worker of this node
+  EXPECT_DOUBLE_EQ(keeper_.counters().stall_seconds, 0.5);
+  done.epoch = kTwo;  // computed anew
+  keeper_.step_done(0, done);
+  EXPECT_DOUBLE_EQ(keeper_.counters().stall_seconds, 0.75);
+}
+
 TEST_F(CaptureKeeperTest, AHolderThatFailsMakesTheCaptureMissed) {
   capture(5);
   replicas_.replications[0].done(

@@ -75,6 +75,15 @@ TEST_F(JobAgentTest, AFreshWorkerIsWelcomedRestoredAndSentOff) {
   EXPECT_EQ(replicas_.epoch, kOne);
 }
 
+TEST_F(JobAgentTest, HowLongAWorkerTookToStartIsPassedOnOfThePresentViewOnly) {
+  run();
+  agent_->on_worker_message(0, train::Running{kTwo, {}});
+  EXPECT_EQ(count<WorkerRunning>(), 0u);
+  agent_->on_worker_message(0, train::Running{kOne, {.bytes = 7, .room_seconds = 0.5}});
+  EXPECT_EQ(last<WorkerRunning>().times.bytes, 7u);
+  EXPECT_EQ(last<WorkerRunning>().times.room_seconds, 0.5);
+}
+
 TEST_F(JobAgentTest, AFreshWorkerIsReportedOnceItAnsweredFromThePresentEpoch) {
   agent_->on_command(CommandQuiesce{kOne, job_.config, job_.submitted_in, at(0)});
   agent_->on_worker_up(0, hello({}, WorkerPhase::kIdle, true));

@@ -2,6 +2,7 @@
 // are shell scripts; what real workers do is the chaos tests' part.
 #include "daemon/supervisor/supervisor.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <signal.h>
 #include <sys/socket.h>
@@ -40,12 +41,18 @@ class SupervisorTest : public ::testing::Test {
     auto made =
         Supervisor::create(io_, options,
                            {[this](uint32_t, const train::Hello&) { ++ups_; },
-                            [](uint32_t, const train::FromWorker&) {},
+                            [this](uint32_t, const train::FromWorker& m) { heard(m); },
                             [this](uint32_t, const WorkerEnd& end) { ends_.push_back(end); },
                             [this](uint32_t, const std::string& text) { notes_ += text + "\n"; }},
                            clock_);
     ASSERT_TRUE(made) << made.error().to_string();
     supervisor_ = std::move(*made);
+  }
+  void heard(const train::FromWorker& message) {
+    const auto* fatal = std::get_if<train::Fatal>(&message);
+    heard_.push_back(fmt::format(
+        "{} after {} ends",
+        fatal ? std::string(error_row(fatal->error.code).name) : "another message", ends_.size()));
   }
   bool wait_for_ends(size_t count) {
     return test::run_until(io_, [&] { return ends_.size() >= count; });
@@ -57,6 +64,7 @@ class SupervisorTest : public ::testing::Test {
   SystemClock clock_;
   int ups_ = 0;
   std::vector<WorkerEnd> ends_;
+  std::vector<std::string> heard_;
   std::string notes_;
   std::unique_ptr<Supervisor> supervisor_;
 };
@@ -150,29 +158,36 @@ TEST_F(SupervisorTest, AProgramThatIsMissingAfterAStopIsTriedAgainWithBackoff) {
       io_, [&] { return ends_.size() > 2; }, std::chrono::milliseconds(20)));
 }
 
-// A worker of an earlier daemon process: has the slot's page, connects and says Hello, then is
-// still.
-pid_t start_survivor(const std::filesystem::path& folder, int connect_when, int said) {
+void say(int fd, const train::FromWorker& message) {
+  const std::string text = train::encode(message);
+  const auto size = static_cast<uint32_t>(text.size());
+  if (::write(fd, &size, sizeof size) != sizeof size ||
+      ::write(fd, text.data(), size) != static_cast<ssize_t>(size))
+    ::_exit(1);
+}
+
+// A worker of an earlier daemon process: has the slot's page, connects and says Hello when it reads
+// a byte, and at the next one why it ends, and ends.
+pid_t start_survivor(const std::filesystem::path& folder, int go_on, int said) {
   const pid_t pid = ::fork();
   if (pid != 0) return pid;
   char byte = 0;
   const auto page = train::ProgressPage::open(folder / "worker-0.progress");
   if (!page || !(*page)->claim() || ::write(said, "p", 1) != 1) ::_exit(1);
-  if (::read(connect_when, &byte, 1) != 1) ::_exit(1);
+  if (::read(go_on, &byte, 1) != 1) ::_exit(1);
   train::Hello hello;
   hello.link_version = train::kWorkerLinkVersion;
   hello.pid = ::getpid();
-  const std::string text = train::encode(train::FromWorker(hello));
-  const auto size = static_cast<uint32_t>(text.size());
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   (folder / "worker.sock").string().copy(address.sun_path, sizeof address.sun_path - 1);
   const int fd = ::socket(AF_UNIX, SOCK_STREAM, 0);
-  if (::connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof address) != 0 ||
-      ::write(fd, &size, sizeof size) != sizeof size ||
-      ::write(fd, text.data(), size) != static_cast<ssize_t>(size) || ::write(said, "h", 1) != 1)
-    ::_exit(1);
-  for (;;) ::pause();
+  if (::connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) ::_exit(1);
+  say(fd, hello);
+  if (::write(said, "h", 1) != 1 || ::read(go_on, &byte, 1) != 1) ::_exit(1);
+  // More than is read at a time: the end of the process is seen before the end of this.
+  say(fd, train::Fatal{{}, {ErrorCode::kDataMissing, std::string(150'000, 'x')}});
+  ::_exit(0);
 }
 
 // Its words wait in the socket while it is killed: nobody is told of a worker that is gone.
@@ -198,6 +213,28 @@ TEST_F(SupervisorTest, AWorkerThatWasKilledIsNotAdopted) {
   EXPECT_EQ(ends_[0].cause, Cause::kKilled);
   EXPECT_EQ(ends_[0].pid, pid);
   ::waitpid(pid, nullptr, 0);
+  for (const int fd : {go_on[0], go_on[1], said[0]}) ::close(fd);
+}
+
+TEST_F(SupervisorTest, WhatAWorkerSaidBeforeItEndedIsHeardBeforeItsEnd) {
+  int go_on[2], said[2];
+  ASSERT_EQ(::pipe(go_on), 0);
+  ASSERT_EQ(::pipe(said), 0);
+  const pid_t pid = start_survivor(folder_.path(), go_on[0], said[1]);
+  ::close(said[1]);
+  char byte = 0;
+  ASSERT_EQ(::read(said[0], &byte, 1), 1);
+  SupervisorOptions o = options(folder_.path() / "no-such-program");
+  o.restart_backoff_ms = 60'000;
+  start(o);
+  supervisor_->ensure_worker(0);
+  ASSERT_EQ(::write(go_on[1], "c", 1), 1);
+  ASSERT_TRUE(test::run_until(io_, [&] { return ups_ == 1; }));
+  ASSERT_EQ(::write(go_on[1], "f", 1), 1);
+  ASSERT_EQ(::waitpid(pid, nullptr, 0), pid);
+  ASSERT_TRUE(wait_for_ends(1));
+  EXPECT_EQ(heard_, std::vector<std::string>{"data_missing after 0 ends"});
+  EXPECT_EQ(ends_[0].pid, pid);
   for (const int fd : {go_on[0], go_on[1], said[0]}) ::close(fd);
 }
 

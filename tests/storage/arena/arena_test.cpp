@@ -164,6 +164,22 @@ TEST_F(ArenaTest, WhatWasVerifiedIsKnownUntilItIsFoundWrongOrGrantedAnew) {
   EXPECT_FALSE((*arena)->was_verified(block));
 }
 
+TEST_F(ArenaTest, WhatItsPublisherHasJustSummedIsVerified) {
+  auto arena = Arena::open(options());
+  const BlockInfo granted = *(*arena)->allocate(5'000, kNode, kEpoch);
+  const BlockHeader header = fill(**arena, granted.index, 1, 5, 5'000);
+  EXPECT_FALSE((*arena)->publish_verified(granted.index, Epoch{1, 99}, header));
+  EXPECT_FALSE((*arena)->was_verified(granted)) << "refused";
+  ASSERT_TRUE((*arena)->publish_verified(granted.index, kEpoch, header));
+  EXPECT_TRUE((*arena)->was_verified(*(*arena)->info(granted.index)));
+  (*(*arena)->payload(granted.index))[0] ^= std::byte{1};
+  EXPECT_FALSE((*arena)->read_verified(granted.index, header)) << "whoever uses it looks again";
+  EXPECT_FALSE((*arena)->was_verified(granted));
+  arena->reset();
+  arena = Arena::open(options());
+  EXPECT_FALSE((*arena)->was_verified((*arena)->scan()[0])) << "of that process only";
+}
+
 TEST_F(ArenaTest, UsageTellsWhatIsGrantedAndNotPublished) {
   auto arena = Arena::open(options());
   put(**arena, 0, 5, 5'000);

@@ -197,12 +197,56 @@ TEST(Dispatch, ChoicesStandByExpertAndThenInTheirOrder) {
   kernels::count_choices(kCpu, shape, choices.data(), counts.data(), rank.data());
   EXPECT_EQ(counts, (std::vector<uint32_t>{3, 0, 3}));
   EXPECT_EQ(rank, (std::vector<uint32_t>{0, 0, 1, 1, 2, 2}));
-  kernels::first_rows(kCpu, 3, counts.data(), first.data());
+  kernels::first_rows(kCpu, 3, counts.data(), nullptr, first.data());
   EXPECT_EQ(first, (std::vector<uint32_t>{0, 3, 3, 6}));
   kernels::place_choices(kCpu, shape, choices.data(), rank.data(), first.data(), row.data(),
                          token.data());
   EXPECT_EQ(row, (std::vector<uint32_t>{3, 0, 1, 4, 5, 2}));
   EXPECT_EQ(token, (std::vector<uint32_t>{0, 1, 2, 0, 1, 2}));
+}
+
+TEST(Dispatch, ChoicesBeyondCapacityAreDroppedInTheirOrder) {
+  const RouterShape shape{3, 3, 2};
+  const std::vector<uint32_t> choices = {2, 0, 0, 2, 2, 0}, most = {2, 5, 1};
+  std::vector<uint32_t> counts(3, 7), rank(6, 7), first(4, 7), row(6, 7), token(4);
+  kernels::count_choices(kCpu, shape, choices.data(), counts.data(), rank.data());
+  kernels::first_rows(kCpu, 3, counts.data(), most.data(), first.data());
+  EXPECT_EQ(first, (std::vector<uint32_t>{0, 2, 2, 3}));
+  kernels::fill_no_rows(kCpu, token.data(), token.size());
+  kernels::place_choices(kCpu, shape, choices.data(), rank.data(), first.data(), row.data(),
+                         token.data());
+  EXPECT_EQ(row, (std::vector<uint32_t>{2, 0, 1, kernels::kNoRow, kernels::kNoRow,
+                                        kernels::kNoRow}));
+  EXPECT_EQ(token, (std::vector<uint32_t>{0, 1, 0, kernels::kNoRow}));
+}
+
+// Token 0 loses its second choice, token 1 both.
+TEST(Combine, ADroppedChoiceAddsNothingAndHasNoGradient) {
+  const kernels::CombineShape shape{3, 2, 2};
+  const std::vector<uint32_t> row = {1, kernels::kNoRow, kernels::kNoRow, kernels::kNoRow, 0, 2};
+  const Values gates = {0.5, 0.5, 0.25, 0.75, 0.5, 0.5}, x = {1, 2, 3, 4, 5, 6};
+  const Values rows = {10, 20, 30, 40, 50, 60}, dy = {1, 1, 2, 2, 3, 1};
+  Values y(6, 7.0), drows(6, 7.0), dgates(6, 7.0), dx(6, 7.0);
+  kernels::combine(kCpu, shape, row.data(), gates.data(), rows.data(), x.data(), y.data());
+  EXPECT_EQ(y, (Values{1 + 15, 2 + 20, 3, 4, 5 + 30, 6 + 40}));
+  kernels::combine_input_gradient(kCpu, shape, row.data(), gates.data(), rows.data(), dy.data(),
+                                  drows.data(), dgates.data());
+  EXPECT_EQ(drows, (Values{1.5, 0.5, 0.5, 0.5, 1.5, 0.5}));
+  EXPECT_EQ(dgates, (Values{70, 0, 0, 0, 50, 210}));
+  kernels::dispatch_input_gradient(kCpu, shape, row.data(), rows.data(), dx.data());
+  EXPECT_EQ(dx, (Values{30, 40, 0, 0, 60, 80}));
+}
+
+TEST(Rows, FromNowhereAreZerosAndToNowhereStay) {
+  const std::vector<uint32_t> index = {1, kernels::kNoRow, 0};
+  const Values in = {1, 2, 3, 4, 5, 6};
+  Values gathered(6, 7.0), scattered(6, 7.0), cleared = in;
+  kernels::gather_rows(kCpu, {3, 2}, index.data(), in.data(), gathered.data());
+  EXPECT_EQ(gathered, (Values{3, 4, 0, 0, 1, 2}));
+  kernels::scatter_rows(kCpu, {3, 2}, index.data(), in.data(), scattered.data());
+  EXPECT_EQ(scattered, (Values{5, 6, 1, 2, 7, 7}));
+  kernels::clear_rows(kCpu, {3, 2}, index.data(), cleared.data());
+  EXPECT_EQ(cleared, (Values{1, 2, 0, 0, 5, 6}));
 }
 
 TEST(Rows, ScatterUndoesGather) {

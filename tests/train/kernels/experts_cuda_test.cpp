@@ -168,6 +168,8 @@ void ExpertsCudaTest::check_forward(const Case& c, size_t sample) {
   });
   for (size_t i = size_t{t.first_row.back()} * c.width; i < got.size(); ++i)
     ASSERT_EQ(got[i].bits, 0xffff) << "rows beyond the last expert's are not written";
+  for (size_t i = size_t{t.first_row.back()} * c.expert_width; i < got_hidden.size(); ++i)
+    ASSERT_EQ(got_hidden[i].bits, 0xffff) << "nor their hidden values";
   EXPECT_TRUE(run() == got) << "the same inputs give the same bits";
 }
 

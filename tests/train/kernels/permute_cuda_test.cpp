@@ -41,22 +41,31 @@ TEST_F(PermuteCuda, PlacesChoicesByExpert) {
     std::vector<uint32_t> counts(shape.experts), rank(shape.choices()), first(shape.experts + 1),
         row(shape.choices()), token(shape.choices());
     count_choices(Cpu{}, shape, choices.data(), counts.data(), rank.data());
-    first_rows(Cpu{}, shape.experts, counts.data(), first.data());
-    place_choices(Cpu{}, shape, choices.data(), rank.data(), first.data(), row.data(),
-                  token.data());
-
+    // Half of the experts take what they are sent, the others less.
+    std::vector<uint32_t> most(counts);
+    for (size_t e = 0; e < most.size(); e += 2) most[e] = static_cast<uint32_t>(random() % 9);
     const auto device_counts = to_device(counts);
+    const auto device_most = to_device(most);
     const auto device_choices = to_device(choices);
     const auto device_rank = to_device(rank);
-    auto device_first = poisoned<uint32_t>(shape.experts + 1);
-    auto device_row = poisoned<uint32_t>(shape.choices());
-    auto device_token = poisoned<uint32_t>(shape.choices());
-    first_rows(cuda(), shape.experts, device_counts.data(), device_first.data());
-    place_choices(cuda(), shape, device_choices.data(), device_rank.data(), device_first.data(),
-                  device_row.data(), device_token.data());
-    EXPECT_EQ(to_host(device_first), first);
-    EXPECT_EQ(to_host(device_row), row);
-    EXPECT_EQ(to_host(device_token), token);
+    for (const bool capacity : {false, true}) {
+      first_rows(Cpu{}, shape.experts, counts.data(), capacity ? most.data() : nullptr,
+                 first.data());
+      fill_no_rows(Cpu{}, token.data(), token.size());
+      place_choices(Cpu{}, shape, choices.data(), rank.data(), first.data(), row.data(),
+                    token.data());
+      auto device_first = poisoned<uint32_t>(shape.experts + 1);
+      auto device_row = poisoned<uint32_t>(shape.choices());
+      DeviceBuffer<uint32_t> device_token(shape.choices());
+      first_rows(cuda(), shape.experts, device_counts.data(),
+                 capacity ? device_most.data() : nullptr, device_first.data());
+      fill_no_rows(cuda(), device_token.data(), shape.choices());
+      place_choices(cuda(), shape, device_choices.data(), device_rank.data(), device_first.data(),
+                    device_row.data(), device_token.data());
+      EXPECT_EQ(to_host(device_first), first);
+      EXPECT_EQ(to_host(device_row), row);
+      EXPECT_EQ(to_host(device_token), token);
+    }
   }
 }
 
@@ -68,7 +77,8 @@ TEST_F(PermuteCuda, RowsMoveBitByBit) {
     std::vector<float> in = random_values(random, shape.tokens * shape.width);
     const auto device_in = to_device_bf16(in);
     std::vector<uint32_t> index(rows.rows);
-    for (uint32_t& i : index) i = static_cast<uint32_t>(random() % shape.tokens);
+    for (uint32_t& i : index)
+      i = random() % 5 == 0 ? kNoRow : static_cast<uint32_t>(random() % shape.tokens);
     const auto device_index = to_device(index);
     auto gathered = poisoned<Bf16>(rows.rows * rows.width);
     gather_rows(cuda(), rows, device_index.data(), device_in.data(), gathered.data());
@@ -77,9 +87,21 @@ TEST_F(PermuteCuda, RowsMoveBitByBit) {
     const std::vector<float> gathered_host = to_host_float(gathered);
     EXPECT_EQ(gathered_host, expected);
 
-    const std::vector<uint32_t> order = permutation(random, rows.rows);
+    std::vector<float> cleared = random_values(random, rows.rows * rows.width);
+    const auto device_cleared = to_device_bf16(cleared);
+    auto device_out = poisoned<Bf16>(cleared.size());
+    copy(cuda(), device_cleared.data(), cleared.size(), device_out.data());
+    clear_rows(cuda(), rows, device_index.data(), device_out.data());
+    clear_rows<float>(Cpu{}, rows, index.data(), cleared.data());
+    EXPECT_EQ(to_host_float(device_out), cleared);
+
+    std::vector<uint32_t> order = permutation(random, rows.rows);
+    for (uint32_t& to : order)
+      if (random() % 5 == 0) to = kNoRow;
     const auto device_order = to_device(order);
     auto scattered = poisoned<Bf16>(rows.rows * rows.width);
+    zero(cuda(), scattered.data(), scattered.size());
+    std::fill(expected.begin(), expected.end(), 0.0F);
     scatter_rows(cuda(), rows, device_order.data(), gathered.data(), scattered.data());
     scatter_rows<float>(Cpu{}, rows, order.data(), gathered_host.data(), expected.data());
     EXPECT_EQ(to_host_float(scattered), expected);
@@ -95,7 +117,9 @@ TEST_F(PermuteCuda, CombineAndItsGradients) {
     std::vector<float> x = random_values(random, shape.tokens * shape.width);
     std::vector<float> dy = random_values(random, shape.tokens * shape.width);
     const std::vector<float> gates = random_values(random, choices);
-    const std::vector<uint32_t> row = permutation(random, choices);
+    std::vector<uint32_t> row = permutation(random, choices);
+    for (uint32_t& of_choice : row)
+      if (random() % 5 == 0) of_choice = kNoRow;
     const auto device_rows = to_device_bf16(rows);
     const auto device_x = to_device_bf16(x);
     const auto device_dy = to_device_bf16(dy);
@@ -117,6 +141,7 @@ TEST_F(PermuteCuda, CombineAndItsGradients) {
     for (int run = 0; run < 2; ++run) {
       auto y = poisoned<Bf16>(x.size());
       auto drows = poisoned<Bf16>(rows.size());
+      zero(cuda(), drows.data(), drows.size());  // rows of no choice stay
       auto dgates = poisoned<float>(choices);
       auto dx = poisoned<Bf16>(x.size());
       combine(cuda(), shape, device_row.data(), device_gates.data(), device_rows.data(),

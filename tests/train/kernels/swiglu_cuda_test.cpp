@@ -52,6 +52,36 @@ TEST_F(SwigluCuda, GradientReplacesGateAndUp) {
   }
 }
 
+// The device knows how many rows are in use, the host only how many there may be.
+TEST_F(SwigluCuda, LeavesRowsThatAreNotUsed) {
+  for (const auto& [rows, width] : kShapes) {
+    SCOPED_TRACE(std::to_string(rows) + " x " + std::to_string(width));
+    std::mt19937 random(static_cast<unsigned>(rows * 3 + width));
+    std::vector<float> gate_up = random_values(random, rows * 2 * width, 2.0F);
+    std::vector<float> dhidden = random_values(random, rows * width);
+    const auto device_dhidden = to_device_bf16(dhidden);
+    const std::vector<uint32_t> used = {static_cast<uint32_t>(rows / 2)};
+    const auto device_used = to_device(used);
+    auto gradient = to_device_bf16(gate_up);
+    const auto before = to_host(gradient);
+    auto whole_hidden = poisoned<Bf16>(rows * width), hidden = poisoned<Bf16>(rows * width);
+    swiglu(cuda(), rows, width, gradient.data(), whole_hidden.data());
+    swiglu(cuda(), rows, width, gradient.data(), hidden.data(), device_used.data());
+    swiglu_input_gradient(cuda(), rows, width, device_dhidden.data(), gradient.data(),
+                          device_used.data());
+    const auto whole = to_host(whole_hidden), half = to_host(hidden), after = to_host(gradient);
+    for (size_t i = 0; i < half.size(); ++i) {
+      if (i < used[0] * width) {
+        ASSERT_EQ(half[i].bits, whole[i].bits);
+      } else {
+        ASSERT_EQ(half[i].bits, 0xffff);
+      }
+    }
+    for (size_t i = 2 * used[0] * width; i < after.size(); ++i)
+      ASSERT_EQ(after[i].bits, before[i].bits);
+  }
+}
+
 TEST_F(SwigluCuda, IsFiniteFarFromZero) {
   std::vector<float> gate_up = {-200.0F, 200.0F, 1.0F, 1.0F};
   std::vector<float> dhidden = {1.0F, 1.0F};

@@ -3,42 +3,11 @@
 
 #include <gtest/gtest.h>
 
-#include <random>
+#include "tests/train/model/random_group.h"
+#include "train/placement/capacity.h"
 
 namespace holdfast::train {
 namespace {
-
-struct Group {
-  LayerPlacement placement;
-  uint32_t experts;
-  uint32_t top_k;
-  std::vector<std::vector<uint32_t>> choices;  // [lane]
-  std::vector<uint32_t> counts;                // [lane * E + e]
-};
-
-Group random_group(uint64_t seed) {
-  std::mt19937_64 random(seed);
-  Group group;
-  const auto lanes = static_cast<uint32_t>(1 + random() % 4);
-  group.experts = static_cast<uint32_t>(1 + random() % 6);
-  group.top_k = static_cast<uint32_t>(1 + random() % group.experts);
-  const uint32_t slots = (group.experts + lanes - 1) / lanes + static_cast<uint32_t>(random() % 3);
-  group.placement.slots.resize(lanes);
-  for (uint32_t slot = 0; slot < lanes * slots; ++slot)
-    group.placement.slots[slot / slots].push_back(
-        ExpertIndex(slot < group.experts ? slot : static_cast<uint32_t>(random() % group.experts)));
-  group.counts.resize(size_t{lanes} * group.experts);
-  for (uint32_t lane = 0; lane < lanes; ++lane) {
-    group.choices.emplace_back();
-    for (uint64_t tokens = random() % 12; tokens > 0; --tokens)
-      for (uint32_t k = 0; k < group.top_k; ++k) {
-        const auto e = static_cast<uint32_t>(random() % group.experts);
-        group.choices.back().push_back(e);
-        ++group.counts[lane * group.experts + e];
-      }
-  }
-  return group;
-}
 
 // What arrives, when every sent row is labelled with (source lane, token, expert).
 struct Label {
@@ -46,17 +15,25 @@ struct Label {
   uint32_t expert = 0;
 };
 
-void check_group(const Group& group, bool reproducible) {
+void check_group(const RandomGroup& group, bool reproducible) {
   const auto lanes = static_cast<uint32_t>(group.choices.size());
   std::vector<DispatchPlan> plans;
   std::vector<std::vector<Label>> sent(lanes);
   for (uint32_t lane = 0; lane < lanes; ++lane) {
     plans.push_back(plan_dispatch(group.choices[lane], group.top_k, group.counts, group.placement,
-                                  {lane, reproducible}));
+                                  {lane, reproducible, group.most_E}));
     const DispatchPlan& plan = plans.back();
     sent[lane].resize(plan.sent());
     std::vector<bool> used(plan.sent());
+    std::vector<uint32_t> kept(group.experts);
     for (size_t i = 0; i < group.choices[lane].size(); ++i) {
+      const uint32_t e = group.choices[lane][i];
+      if (kept[e] == group.kept(lane, e)) {
+        ASSERT_EQ(plan.row_of_choice[i], kernels::kNoRow) << "beyond capacity";
+        continue;
+      }
+      ++kept[e];
+      ASSERT_LT(plan.row_of_choice[i], plan.sent()) << "the first choices are kept";
       ASSERT_FALSE(used[plan.row_of_choice[i]]) << "two choices in one row";
       used[plan.row_of_choice[i]] = true;
       ASSERT_EQ(plan.token_of_row[plan.row_of_choice[i]], i / group.top_k);
@@ -92,8 +69,7 @@ void check_group(const Group& group, bool reproducible) {
         }
       }
       if (reproducible) {
-        ASSERT_EQ(product.rows,
-                  group.counts[ordered[begin].lane * group.experts + expert.value])
+        ASSERT_EQ(product.rows, group.kept(ordered[begin].lane, expert.value))
             << "a micro-batch's rows for one expert are one product";
       }
       begin += product.rows;
@@ -105,12 +81,33 @@ void check_group(const Group& group, bool reproducible) {
 TEST(Dispatch, EveryChoiceReachesItsExpertOnce) {
   for (uint64_t seed = 0; seed < 500; ++seed) {
     SCOPED_TRACE(testing::Message() << "seed " << seed);
-    const Group group = random_group(seed);
+    const RandomGroup group = random_group(seed, seed % 2 == 0);
     for (const bool reproducible : {false, true}) {
       check_group(group, reproducible);
       if (HasFatalFailure()) return;
     }
   }
+}
+
+// What a step reports comes from the counts alone.
+TEST(Dispatch, DropsAsManyChoicesAsFollowFromTheirCounts) {
+  uint64_t all_dropped = 0;
+  for (uint64_t seed = 0; seed < 500; ++seed) {
+    SCOPED_TRACE(testing::Message() << "seed " << seed);
+    const RandomGroup group = random_group(seed, true);
+    for (uint32_t lane = 0; lane < group.choices.size(); ++lane) {
+      const DispatchPlan plan = plan_dispatch(group.choices[lane], group.top_k, group.counts,
+                                              group.placement, {lane, false, group.most_E});
+      std::vector<uint64_t> chosen(group.experts), dropped(group.experts);
+      for (size_t i = 0; i < group.choices[lane].size(); ++i) {
+        ++chosen[group.choices[lane][i]];
+        if (plan.row_of_choice[i] == kernels::kNoRow) ++dropped[group.choices[lane][i]];
+      }
+      EXPECT_EQ(dropped_choices({0, {group.most_E}}, chosen), dropped);
+      for (const uint64_t count : dropped) all_dropped += count;
+    }
+  }
+  EXPECT_GT(all_dropped, 1000U);
 }
 
 LayerPlacement twice_on_three_lanes() {

@@ -1,6 +1,8 @@
 // The backward of the whole model, in double precision: the gradients that reach the sink against
-// finite differences of the loss, on one lane and on several, with the routing choice frozen.
+// finite differences of the loss, on one lane and on several, with routing and dropped choices frozen.
 #include <gtest/gtest.h>
+
+#include <set>
 
 #include "tests/train/kernels/gradient_check.h"
 #include "tests/train/model/model_harness.h"
@@ -14,6 +16,8 @@ struct Case {
   uint32_t slots;
   uint32_t top_k;
   bool reproducible;
+  std::optional<double> capacity_factor = {};
+  bool rooms = false;
 };
 class ModelGradient : public testing::TestWithParam<Case> {};
 INSTANTIATE_TEST_SUITE_P(Groups, ModelGradient,
@@ -21,7 +25,11 @@ INSTANTIATE_TEST_SUITE_P(Groups, ModelGradient,
                                          Case{"OneLaneTopOne", 1, 5, 1, false},
                                          Case{"ThreeLanesReplicated", 3, 3, 2, false},
                                          Case{"ThreeLanesReproducible", 3, 3, 2, true},
-                                         Case{"FourLanesAllChosen", 4, 2, 5, false}),
+                                         Case{"FourLanesAllChosen", 4, 2, 5, false},
+                                         Case{"OneLaneDrops", 1, 5, 2, false, 0.7},
+                                         Case{"OneLaneTopOneDrops", 1, 5, 1, false, 0.7},
+                                         Case{"ThreeLanesDropReproducible", 3, 3, 2, true, 0.7},
+                                         Case{"ThreeLanesDropInRooms", 3, 3, 2, false, 0.7, true}),
                          [](const auto& info) { return info.param.name; });
 
 TEST_P(ModelGradient, MatchesFiniteDifferences) {
@@ -30,7 +38,7 @@ TEST_P(ModelGradient, MatchesFiniteDifferences) {
   config.top_k = param.top_k;
   Groups<double> weights = random_weights<double>(config, 7);
   const std::vector<MicroBatch> batches = random_batches(config, 8, 4, 2);
-  const GroupMode mode{param.reproducible, 1.0 / 4};
+  const GroupMode mode{param.reproducible, 1.0 / 4, param.capacity_factor, param.rooms};
   const auto run = run_group<PlainSink<double>>(config, weights, batches,
                                                 spread(config, param.lanes, param.slots), mode);
 
@@ -42,7 +50,15 @@ TEST_P(ModelGradient, MatchesFiniteDifferences) {
   kernels::Cpu cpu;
   MoeModel<Backend<double>> model(cpu, config);
   HostPayload payload(comm);
-  const ModelContext context{comm, payload, alone, false, 1.0};
+  const Capacity capacity = capacity_of(config, batches, param.capacity_factor.value_or(1));
+  const ModelContext context{comm,  payload, alone,
+                             false, 1.0,     param.capacity_factor ? &capacity : nullptr};
+  if (param.capacity_factor) {
+    uint64_t dropped = 0;
+    for (const MicroBatchLoss& one : run.losses)
+      for (const uint64_t count : dropped_choices(capacity, one.popularity)) dropped += count;
+    EXPECT_GT(dropped, 10U);
+  }
   const auto loss = [&] {
     all.refresh();
     double sum = 0;
@@ -54,10 +70,19 @@ TEST_P(ModelGradient, MatchesFiniteDifferences) {
     }
     return sum;
   };
+  std::set<GroupIndex> idle;  // experts that nobody chose
+  for (uint32_t cell = 0; cell < config.layers * config.experts; ++cell) {
+    uint64_t choices = 0;
+    for (const MicroBatchLoss& one : run.losses) choices += one.popularity[cell];
+    if (choices == 0)
+      idle.insert(layout.expert(LayerIndex(cell / config.experts),
+                                ExpertIndex(cell % config.experts)));
+  }
+  EXPECT_LE(idle.size(), 1U);
   for (const GroupSpec& spec : layout.groups()) {
     double largest = 0;
     for (const double g : run.gradients[spec.index.value]) largest = std::max(largest, std::abs(g));
-    EXPECT_GT(largest, 1e-4) << spec.name << " has no gradient";
+    EXPECT_TRUE(largest > 1e-4 || idle.contains(spec.index)) << spec.name << " has no gradient";
     expect_gradient(spec.name.c_str(), weights[spec.index.value], run.gradients[spec.index.value],
                     loss, 60);
   }

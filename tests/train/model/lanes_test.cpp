@@ -68,6 +68,59 @@ TEST_P(Lanes, ReproducibleModeGivesTheSameBitsOnAnyNumberOfLanes) {
   }
 }
 
+TEST_P(Lanes, CapacityModeGivesTheSameBitsOnAnyNumberOfLanesInReproducibleMode) {
+  const auto& [name, config, sequences] = GetParam();
+  const Groups<float> weights = random_weights<float>(config, 3);
+  const std::vector<MicroBatch> batches = random_batches(config, 4, 5, sequences);
+  const GroupMode mode{true, 1.0 / 5, 0.6};
+  const FixedRun alone = run_group<FixedPointSink<float>>(config, weights, batches,
+                                                          spread(config, 1, config.experts), mode);
+  const FixedRun dropless = run_group<FixedPointSink<float>>(
+      config, weights, batches, spread(config, 1, config.experts), {true, 1.0 / 5});
+  EXPECT_NE(alone.losses[0].cross_entropy, dropless.losses[0].cross_entropy) << "nothing was dropped";
+  for (const uint32_t lanes : {2U, 3U, 4U}) {
+    SCOPED_TRACE(testing::Message() << lanes << " lanes");
+    const uint32_t slots = (config.experts + lanes - 1) / lanes + 1;
+    const FixedRun run = run_group<FixedPointSink<float>>(config, weights, batches,
+                                                          spread(config, lanes, slots), mode);
+    expect_same_losses(run.losses, alone.losses);
+    EXPECT_EQ(run.gradients, alone.gradients);
+  }
+}
+
+TEST_P(Lanes, CapacityThatDropsNothingGivesTheBitsOfDropless) {
+  const auto& [name, config, sequences] = GetParam();
+  const Groups<float> weights = random_weights<float>(config, 3);
+  const std::vector<MicroBatch> batches = random_batches(config, 4, 5, sequences);
+  const Placement placement = spread(config, 3, 4);
+  const auto dropless = run_group<PlainSink<float>>(config, weights, batches, placement, {});
+  for (const bool rooms : {false, true}) {
+    const auto run =
+        run_group<PlainSink<float>>(config, weights, batches, placement, {false, 1.0, 1e3, rooms});
+    expect_same_losses(run.losses, dropless.losses);
+    EXPECT_EQ(run.gradients, dropless.gradients);
+  }
+}
+
+// What accelerators do between lanes, here on the CPU.
+TEST_P(Lanes, RoomsOfFixedSizeGiveTheBitsOfAPlanOfTheHosts) {
+  const auto& [name, config, sequences] = GetParam();
+  const Groups<float> weights = random_weights<float>(config, 3);
+  const std::vector<MicroBatch> batches = random_batches(config, 4, 5, sequences);
+  for (const double factor : {0.3, 0.8, 1.25}) {
+    for (const uint32_t lanes : {1U, 2U, 3U, 4U}) {
+      SCOPED_TRACE(testing::Message() << lanes << " lanes, factor " << factor);
+      const Placement placement = spread(config, lanes, (config.experts + lanes - 1) / lanes + 2);
+      const auto planned =
+          run_group<PlainSink<float>>(config, weights, batches, placement, {false, 1.0, factor});
+      const auto run = run_group<PlainSink<float>>(config, weights, batches, placement,
+                                                   {false, 1.0, factor, true});
+      expect_same_losses(run.losses, planned.losses);
+      EXPECT_EQ(run.gradients, planned.gradients);
+    }
+  }
+}
+
 TEST_P(Lanes, DefaultModeGivesTheSameBitsInEveryRun) {
   const auto& [name, config, sequences] = GetParam();
   const Groups<float> weights = random_weights<float>(config, 3);

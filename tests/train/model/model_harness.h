@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <random>
 #include <thread>
 #include <vector>
@@ -182,7 +183,16 @@ struct GroupRun {
 struct GroupMode {
   bool reproducible = false;
   double loss_scale = 1.0;
+  std::optional<double> capacity_factor = {};
+  bool rooms = false;
 };
+
+// The same for any number of lanes.
+inline Capacity capacity_of(const conf::ModelConfig& model, const std::vector<MicroBatch>& batches,
+                            double factor) {
+  return static_capacity(model.layers, model.experts,
+                         {factor, model.experts + 1, batches.front().tokens.size(), model.top_k});
+}
 
 // Micro-batch j runs on lane j mod lanes in round j / lanes; the last round may have idle lanes.
 template <class Sink, class T>
@@ -196,7 +206,14 @@ void run_lane(Communicator& comm, const conf::ModelConfig& config, const Groups<
   kernels::Cpu cpu;
   MoeModel<Backend<T>> model(cpu, config);
   HostPayload payload(comm);
-  const ModelContext context{comm, payload, placement, mode.reproducible, mode.loss_scale};
+  const Capacity capacity = capacity_of(config, batches, mode.capacity_factor.value_or(1));
+  const ModelContext context{comm,
+                             payload,
+                             placement,
+                             mode.reproducible,
+                             mode.loss_scale,
+                             mode.capacity_factor ? &capacity : nullptr,
+                             mode.rooms};
   const size_t rounds = (batches.size() + comm.size() - 1) / comm.size();
   for (size_t round = 0; round < rounds; ++round) {
     const size_t j = round * comm.size() + comm.rank();

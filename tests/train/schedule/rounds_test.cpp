@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <map>
 
+#include "train/schedule/planner.h"
+
 namespace holdfast::train {
 namespace {
 
@@ -58,6 +60,34 @@ TEST(RoundsTest, EveryMicroBatchOnceInTheFewestRoundsAndOwnOnesStay) {
           }
         }
         EXPECT_EQ(plan_rounds(pipelines, micro_batches, live), rounds) << "a pure function";
+      }
+}
+
+// What plan_rounds promises, a plan for S = 1 keeps too.
+TEST(RoundsTest, APlanForOneStageCanTakeTheirPlace) {
+  for (uint32_t pipelines = 1; pipelines <= 4; ++pipelines)
+    for (uint32_t micro_batches = 1; micro_batches <= 4; ++micro_batches)
+      for (uint32_t set = 1; set < 1u << pipelines; ++set) {
+        Problem problem = uniform_problem(pipelines, 1, micro_batches);
+        for (uint32_t d = 0; d < pipelines; ++d)
+          if ((set >> d & 1) == 0) {
+            ASSERT_TRUE(remove_lane(problem, d, 0));
+          }
+        const std::vector<uint32_t> live = problem.stages[0].lanes;
+        const auto planned = plan_step(problem, Policy::kStaggered);
+        ASSERT_TRUE(planned);
+        const auto rounds = forward_rounds(planned->plan.stages[0]);
+        const auto today = plan_rounds(pipelines, micro_batches, live);
+        EXPECT_EQ(rounds.size(), today.size());
+        if (live.size() == pipelines) {
+          EXPECT_EQ(rounds, today);
+        }
+        std::map<uint32_t, int> times;
+        for (const Round& round : rounds)
+          for (const auto& one : round.lanes)
+            if (one) ++times[one->value];
+        EXPECT_EQ(times.size(), pipelines * micro_batches);
+        for (const auto& [micro_batch, count] : times) EXPECT_EQ(count, 1) << micro_batch;
       }
 }
 

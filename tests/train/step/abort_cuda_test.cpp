@@ -48,6 +48,7 @@ class AbortedUpdate : public testing::Test {
     plan_ = plan_view(job_, {0});
     open();
     for (const uint32_t shard : trainer_->owned()) ASSERT_TRUE(trainer_->init_shard(shard));
+    ASSERT_TRUE(trainer_->finish_loading());
     const Status made = trainer_->materialize(*comm_);
     ASSERT_TRUE(made) << made.error().to_string();
   }
@@ -140,6 +141,7 @@ TEST_F(AbortedUpdate, LeavesNoTraceInTheStepThatIsRunAgain) {
   plan_ = plan_view(job_, {0});
   open();
   for (const uint32_t shard : trainer_->owned()) ASSERT_TRUE(trainer_->init_shard(shard));
+  ASSERT_TRUE(trainer_->finish_loading());
   ASSERT_TRUE(trainer_->materialize(*comm_));
   step(0);
   EXPECT_EQ(step(1).loss, first.loss);

@@ -1,81 +1,17 @@
 // Lanes on accelerators, as threads: over host memory where they share one, by NCCL where each has
 // its own, to the same bits; and a view that ends in the middle of a reduction.
-#include <gtest/gtest.h>
-
 #include <atomic>
 #include <latch>
 #include <mutex>
-#include <optional>
 #include <thread>
 
-#include "tests/train/step/lanes_harness.h"
+#include "tests/train/step/cuda_lanes.h"
 
 namespace holdfast::train {
 namespace {
 
-std::string missing_devices(uint32_t count) {
-  const auto last = kernels::Cuda::open(count - 1);
-  return last ? "" : last.error().to_string();
-}
-
-conf::JobConfig cuda_job() {
-  conf::JobConfig job = small_job(false);
-  job.model.width = 128;
-  job.model.expert_width = 64;
-  job.model.context = 64;
-  job.evaluate_every = 0;
-  job.evaluate_micro_batches = 0;
-  return job;
-}
-
-// A lane lives on one thread, and so does its device.
-struct CudaLane {
-  CudaLane(const conf::JobConfig& job, uint32_t ordinal, uint32_t lane_number, ProgressFn progress)
-      : number(lane_number) {
-    auto device = kernels::Cuda::open(ordinal);
-    CHECK(device.has_value(), "{}", device.error().to_string());
-    trainer.emplace(std::move(*device), job, made_up_text(job), abort, std::move(progress));
-  }
-  void begin(const ViewPlan& plan, Communicator& comm) {
-    abort.clear();
-    CHECK(trainer->open_view({plan.epoch, plan.base, number, plan.coordinates, plan.owner_lane})
-              .has_value());
-    if (plan.base == StateVersion{})
-      for (const uint32_t shard : trainer->owned()) CHECK(trainer->init_shard(shard).has_value());
-    const Status made = trainer->materialize(comm);
-    CHECK(made.has_value(), "{}", made.error().to_string());
-  }
-  double step(Communicator& comm, uint64_t step) {
-    const auto done = trainer->run_step(comm, Step(step));
-    CHECK(done.has_value(), "{}", done.error().to_string());
-    EXPECT_GT(done->bytes_exchanged, 0U);
-    return done->loss;
-  }
-  const uint32_t number;
-  AbortWord abort;
-  std::optional<LaneTrainer<CudaBackend>> trainer;
-};
-
-void on_threads(uint32_t count, const std::function<void(uint32_t)>& body) {
-  std::vector<std::thread> threads;
-  for (uint32_t lane = 0; lane < count; ++lane) threads.emplace_back([&, lane] { body(lane); });
-  for (std::thread& thread : threads) thread.join();
-}
-
-// The losses of a run of two lanes on these devices; `path` becomes what the log would say.
 std::vector<double> run(std::vector<uint32_t> ordinals, uint64_t steps, std::string& path) {
-  const conf::JobConfig job = cuda_job();
-  const ViewPlan plan = plan_view(job, {0, 1});
-  auto comms = make_in_process_group(2, 60'000);
-  std::vector<std::vector<double>> losses(2);
-  on_threads(2, [&](uint32_t l) {
-    CudaLane lane(job, ordinals[l], l, [](Step, uint32_t, bool) {});
-    lane.begin(plan, *comms[l]);
-    if (l == 0) path = lane.trainer->payload_path();
-    for (uint64_t s = 0; s < steps; ++s) losses[l].push_back(lane.step(*comms[l], s));
-  });
-  EXPECT_EQ(losses[0], losses[1]);
-  return losses[0];
+  return train_lanes(cuda_job(), std::move(ordinals), steps, path).losses();
 }
 
 TEST(CudaLanes, ThatShareADeviceTrainOverHostMemory) {
@@ -132,9 +68,9 @@ TEST(CudaLanes, WhoseViewEndsInTheMiddleOfAReduceMakeNoVersionAndGoOn) {
     CudaLane lane(job, l, l, [&, l](Step, uint32_t, bool) { on_progress(l); });
     aborts[l] = &lane.abort;
     lane.begin(plan, *first[l]);
-    losses[l].push_back(lane.step(*first[l], 0));
+    losses[l].push_back(lane.step(*first[l], 0).loss);
     if (l == 1) calls = 0;
-    losses[l].push_back(lane.step(*first[l], 1));
+    losses[l].push_back(lane.step(*first[l], 1).loss);
     if (l == 1) {
       calls_of_rounds = calls - lane.trainer->owned().size() - 3;
       calls = 0;
@@ -155,7 +91,7 @@ TEST(CudaLanes, WhoseViewEndsInTheMiddleOfAReduceMakeNoVersionAndGoOn) {
     after.base = {Version(2), plan.epoch};
     after.epoch.number = 2;
     lane.begin(after, *second[l]);
-    for (uint64_t s = 2; s < 5; ++s) losses[l].push_back(lane.step(*second[l], s));
+    for (uint64_t s = 2; s < 5; ++s) losses[l].push_back(lane.step(*second[l], s).loss);
   });
   EXPECT_EQ(losses[0], unbroken);
   EXPECT_EQ(losses[1], unbroken);

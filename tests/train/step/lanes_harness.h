@@ -75,12 +75,13 @@ struct LaneProcess {
 };
 
 using Payload = std::vector<std::byte>;
+inline void ignore_pieces(std::span<const std::byte>) {}
 
 inline Payload read_state(Trainer& trainer, uint32_t shard, Version version) {
   const auto guard = trainer.protect_version(version, 0);
   CHECK(guard != nullptr);
   Payload payload(trainer.shard_bytes(shard));
-  CHECK(guard->read_shard(shard, payload));
+  CHECK(guard->read_shard(shard, payload, ignore_pieces));
   return payload;
 }
 
@@ -121,6 +122,7 @@ inline void open_lane(LaneProcess& lane, const ViewPlan& plan, uint32_t number,
                                       : lane.trainer.load_shard(shard, state[shard]);
     CHECK(done.has_value());
   }
+  CHECK(lane.trainer.finish_loading().has_value());
 }
 
 // Every lane materializes, then runs `body`, on a thread of its own.

@@ -120,6 +120,7 @@ Error step_with(bool reproducible, GroupKind kind, float value) {
       std::fill_n(state.begin(), layout.range(shard).size(), value);
       CHECK(lane.trainer.load_shard(shard.flat(job.slices()), std::as_bytes(std::span(state)))
                 .has_value());
+      CHECK(lane.trainer.finish_loading().has_value());
     }
   }
   Error said{ErrorCode::kInternal, "no error"};

@@ -19,6 +19,9 @@ std::vector<FromWorker> every_from_worker() {
   step.micro_batches = {1, 3};
   step.loss = 5.25;
   step.popularity = {10, 0, 7};
+  step.tokens_dropped = 5;
+  step.dropped = {3, 0, 2};
+  step.stall_seconds = 0.125;
   StepDone evaluated = step;
   evaluated.held_out_loss = 0.1 + 0.2;
   return {Hello{kWorkerLinkVersion,
@@ -39,7 +42,8 @@ std::vector<FromWorker> every_from_worker() {
           Stopped{kEpoch, Step(8)},
           StopRefused{kEpoch, Step(8)},
           CommBroken{kEpoch, Step(8), kError},
-          Fatal{kEpoch, kError}};
+          Fatal{kEpoch, kError},
+          Running{kEpoch, {5'400'000'000, 0.05, 0.26, 0.01, 0.02}}};
 }
 
 std::vector<ToWorker> every_to_worker() {

@@ -87,6 +87,16 @@ TEST_F(FrameStreams, AnEndThatDoesNotReadFillsABoundedQueue) {
             ErrorCode::kQueueFull);
 }
 
+TEST_F(FrameStreams, WhatAnEndSaidBeforeItLeftIsHeardAlthoughNothingCanBeSentToIt) {
+  write_raw(std::string("\x04\0\0\0last", 8));
+  raw_.close();
+  ASSERT_TRUE(stream_->send("to nobody"));
+  ASSERT_TRUE(run_until([&] { return closed_.has_value(); }));
+  EXPECT_EQ(frames_, std::vector<std::string>{"last"});
+  EXPECT_EQ(sent_, 0);
+  EXPECT_EQ(stream_->send("x").error().code, ErrorCode::kPeerUnreachable);
+}
+
 TEST_F(FrameStreams, AHandlerMayCloseTheStream) {
   on_frame_ = [this] { stream_->close(); };
   write_raw(std::string("\x01\0\0\0a\x01\0\0\0b", 10));

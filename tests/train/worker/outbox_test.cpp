@@ -73,6 +73,8 @@ TEST(Outbox, ForgetsWhatHelloContradicts) {
       {"idle in another view", Quiesced{kOne, {}}, hello(kTwo, WorkerPhase::kIdle), false},
       {"waits for Go", Restored{kOne, ""}, hello(kOne, WorkerPhase::kRestoring), true},
       {"runs", Restored{kOne, ""}, hello(kOne, WorkerPhase::kRunning), false},
+      {"how it got there", Running{kOne, {}}, hello(kOne, WorkerPhase::kRunning), true},
+      {"idle by now", Running{kOne, {}}, hello(kOne, WorkerPhase::kIdle), false},
       {"restore failed", RestoreFailed{kOne, {}, error}, hello(kOne, WorkerPhase::kIdle), true},
       {"restores again", RestoreFailed{kOne, {}, error}, hello(kOne, WorkerPhase::kRestoring), false},
       {"stands there", Stopped{kOne, Step(4)}, hello(kOne, WorkerPhase::kStopped, 4), true},

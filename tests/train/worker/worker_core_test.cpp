@@ -8,6 +8,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <filesystem>
 #include <future>
 
@@ -40,14 +41,16 @@ class Daemon {
     connected_ = ::accept(listening_, nullptr, nullptr);
     CHECK(connected_ >= 0);
   }
-  void say(const ToWorker& message) {
+  // False: the worker has left already.
+  bool say(const ToWorker& message) {
     const std::string text = encode(message);
     const auto bytes = static_cast<uint32_t>(text.size());
     std::string frame(4, '\0');
     std::memcpy(frame.data(), &bytes, 4);
     frame += text;
-    CHECK(::send(connected_, frame.data(), frame.size(), MSG_NOSIGNAL) ==
-          static_cast<ssize_t>(frame.size()));
+    const ssize_t sent = ::send(connected_, frame.data(), frame.size(), MSG_NOSIGNAL);
+    CHECK(sent == static_cast<ssize_t>(frame.size()) || errno == EPIPE || errno == ECONNRESET);
+    return sent > 0;
   }
   // nullopt: the worker has closed its end.
   std::optional<FromWorker> hear() {
@@ -62,7 +65,8 @@ class Daemon {
   template <class T>
   T expect() {
     const auto message = hear();
-    EXPECT_TRUE(message && std::holds_alternative<T>(*message)) << (message ? encode(*message) : "");
+    EXPECT_TRUE(message && std::holds_alternative<T>(*message))
+        << (message ? encode(*message) : "");
     return message && std::holds_alternative<T>(*message) ? std::get<T>(*message) : T{};
   }
 
@@ -94,6 +98,7 @@ class HalfStepTrainer final : public Trainer {
   }
   Status load_shard(uint32_t, std::span<const std::byte>) override { return {}; }
   Status init_shard(uint32_t) override { return {}; }
+  Status finish_loading() override { return {}; }
   Status materialize(Communicator&) override { return {}; }
   Result<StepDone> run_step(Communicator&, Step step) override {
     current_ = {Version(step.value + 1), epoch_};
@@ -116,8 +121,9 @@ class HalfStepTrainer final : public Trainer {
    public:
     explicit Zeros(StateVersion state) : state_(state) {}
     StateVersion state() const override { return state_; }
-    bool read_shard(uint32_t, std::span<std::byte> out) override {
+    bool read_shard(uint32_t, std::span<std::byte> out, const PieceFn& copied) override {
       std::fill(out.begin(), out.end(), std::byte{0});
+      copied(out);
       return true;
     }
 
@@ -149,7 +155,8 @@ class WorkerCores : public ::testing::Test {
     std::filesystem::remove_all(folder_);
   }
   void begin(LaneParts parts) {
-    parts.make_factory = [this](const std::string&) -> Result<std::unique_ptr<CommunicatorFactory>> {
+    parts.make_factory =
+        [this](const std::string&) -> Result<std::unique_ptr<CommunicatorFactory>> {
       return hub_.make_factory();
     };
     ended_ = std::async(std::launch::async, [this, parts = std::move(parts)] {
@@ -167,7 +174,8 @@ class WorkerCores : public ::testing::Test {
     welcome.job.name = JobId("a");
     welcome.job.steps = 4;
     welcome.arena_path = folder_ / "arena";
-    daemon_->say(welcome);
+    EXPECT_TRUE(daemon_->say(welcome));
+    // A worker that cannot do its job may be gone by now.
     daemon_->say(Quiesce{kOne});
   }
 
@@ -193,10 +201,8 @@ TEST_F(WorkerCores, AWorkerWithoutItsDataSaysFatalAndLeavesWithoutAnyAnswer) {
 }
 
 TEST_F(WorkerCores, AStepThatIsFinishedIsToldAlthoughWhatCameAfterItFailed) {
-  begin({[](const conf::JobConfig&, const TrainerPlace&, AbortWord&,
-            ProgressFn) -> Result<std::unique_ptr<Trainer>> {
-           return std::make_unique<HalfStepTrainer>();
-         },
+  begin({[](const conf::JobConfig&, const TrainerPlace&, AbortWord&, ProgressFn)
+             -> Result<std::unique_ptr<Trainer>> { return std::make_unique<HalfStepTrainer>(); },
          {}});
   daemon_->expect<Quiesced>();
   Restore restore;
@@ -205,13 +211,19 @@ TEST_F(WorkerCores, AStepThatIsFinishedIsToldAlthoughWhatCameAfterItFailed) {
   restore.coordinates = {0};
   restore.owner_lane = {0};
   restore.owned = {{0, WorkerSource::kInitial, 0}};
-  daemon_->say(restore);
+  EXPECT_TRUE(daemon_->say(restore));
   const auto restored = daemon_->expect<Restored>();
   // Its capture is named before the version is made, and comes although the step fails.
   const auto block = arena_->allocate(4096, NodeId("node-0"), kOne);
   ASSERT_TRUE(block);
-  daemon_->say(Capture{kOne, Version(1), {{0, block->index.value}}});
-  daemon_->say(Go{kOne, {restored.comm_address}});
+  EXPECT_TRUE(daemon_->say(Capture{kOne, Version(1), {{0, block->index.value}}}));
+  EXPECT_TRUE(daemon_->say(Go{kOne, {restored.comm_address}}));
+  const auto running = daemon_->expect<Running>();
+  EXPECT_EQ(running.times.bytes, 4096u);
+  EXPECT_GT(running.times.room_seconds, 0);
+  EXPECT_GT(running.times.load_seconds, 0);
+  EXPECT_GT(running.times.connect_seconds, 0);
+  EXPECT_GT(running.times.weights_seconds, 0);
   bool captured = false, broken = false;
   std::optional<Step> done;
   while (!captured || !broken) {
@@ -229,7 +241,7 @@ TEST_F(WorkerCores, AStepThatIsFinishedIsToldAlthoughWhatCameAfterItFailed) {
     }
     ASSERT_FALSE(std::holds_alternative<CaptureMissed>(*message)) << encode(*message);
   }
-  daemon_->say(Exit{"enough"});
+  EXPECT_TRUE(daemon_->say(Exit{"enough"}));
   EXPECT_FALSE(daemon_->hear());
   ended_.wait();
   const MutexLock lock(notes_mutex_);

@@ -75,7 +75,7 @@ class WorkerStates : public ::testing::Test {
     take(state_.restored(wanted.restore, "address", {}));
     take(state_.on_message(Go{epoch, {"address"}}));
     task<StartRunning>();
-    take(state_.running());
+    take(state_.running({}));
   }
 
   WorkerState state_{0, 42};
@@ -185,8 +185,31 @@ TEST_F(WorkerStates, OfTwoRestoresTheNewerIsAnswered) {
   EXPECT_TRUE(stands());
   take(state_.on_message(Go{kOne, {"new"}}));
   task<StartRunning>();
-  take(state_.running());
+  take(state_.running({}));
   EXPECT_EQ(task<RunStep>().step, Step(2));
+}
+
+TEST_F(WorkerStates, HowLongTheRestorationTookIsSaidOnceItRunsUnlessTheViewEnded) {
+  open();
+  quiesce(kOne);
+  take(state_.on_message(restore_to(3, kOne)));
+  take(state_.restored(task<RestoreShards>().restore, "address", {}));
+  take(state_.on_message(Go{kOne, {"address"}}));
+  task<StartRunning>();
+  take(state_.running({.bytes = 7, .load_seconds = 0.5}));
+  EXPECT_EQ(said<Running>().epoch, kOne);
+  EXPECT_EQ(said<Running>().times.bytes, 7u);
+  EXPECT_EQ(said<Running>().times.load_seconds, 0.5);
+
+  quiesce(kTwo);
+  take(state_.on_message(restore_to(3, kTwo)));
+  take(state_.restored(task<RestoreShards>().restore, "address", {}));
+  take(state_.on_message(Go{kTwo, {"address"}}));
+  task<StartRunning>();
+  take(state_.on_message(Quiesce{Epoch{1, 3}}));
+  const size_t before = said_.size();
+  take(state_.running({}));
+  EXPECT_EQ(said_.size(), before);
 }
 
 // ---- a walk ---------------------------------------------------------------------------------------
@@ -308,7 +331,7 @@ class Walk {
     if (dice(4) == 0)
       take(state_.failed(dice(4) == 0 ? Error{ErrorCode::kDataDiffers, "other text"} : kBroke, {}));
     else
-      take(state_.running());
+      take(state_.running({}));
   }
   void finish(const RunStep& task) {
     EXPECT_EQ(task.step, next_) << "steps follow one another";

@@ -1,11 +1,12 @@
-// Which bytes of the data area are free. Pure, not thread-safe.
+// Which bytes of a range are free: of the arena's data area, of memory for shards. Pure, not
+// thread-safe.
 #pragma once
 
 #include <cstdint>
 #include <map>
 #include <optional>
 
-namespace holdfast::storage {
+namespace holdfast {
 
 class FreeExtents {
  public:
@@ -25,4 +26,4 @@ class FreeExtents {
   std::map<uint64_t, uint64_t> free_;  // offset -> bytes; never touching each other
 };
 
-}  // namespace holdfast::storage
+}  // namespace holdfast

@@ -1,11 +1,11 @@
-#include "storage/arena/extents.h"
+#include "base/extents.h"
 
 #include <algorithm>
 #include <iterator>
 
 #include "base/check.h"
 
-namespace holdfast::storage {
+namespace holdfast {
 
 std::optional<uint64_t> FreeExtents::take(uint64_t bytes) {
   const auto fits = std::find_if(free_.begin(), free_.end(),
@@ -59,4 +59,4 @@ uint64_t FreeExtents::largest() const {
   return most;
 }
 
-}  // namespace holdfast::storage
+}  // namespace holdfast

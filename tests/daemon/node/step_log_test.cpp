@@ -1,0 +1,93 @@
+// Rows of finished steps, as they are kept and read: one row a step, whatever lanes report.
+#include "daemon/node/step_log.h"
+
+#include <gtest/gtest.h>
+
+namespace holdfast::daemon {
+namespace {
+
+const JobId kJob("a");
+
+train::StepDone step(uint64_t number, uint32_t lane, double stall_seconds) {
+  train::StepDone done;
+  done.epoch = Epoch{1, 1};
+  done.step = Step(number);
+  done.lane = lane;
+  done.loss = 2.5;
+  done.seconds = 0.5;
+  done.tokens = 100;
+  done.stall_seconds = stall_seconds;
+  return done;
+}
+
+train::StepDone report(uint64_t step, uint32_t lane, uint64_t dropped, uint32_t epoch = 1) {
+  train::StepDone done;
+  done.epoch = {1, epoch};
+  done.step = Step(step);
+  done.lane = lane;
+  done.loss = 2.5;
+  done.tokens = 64;
+  done.tokens_dropped = dropped;
+  return done;
+}
+
+TEST(StepLog, CountsWhatAStepDroppedOnceWhateverLanesReport) {
+  const auto catalog = storage::make_memory_catalog();
+  StepLog log(*catalog);
+  for (uint64_t step = 0; step < 3; ++step)
+    for (uint32_t lane = 0; lane < 2; ++lane)
+      ASSERT_TRUE(log.record(kJob, report(step, lane, 10 * (step + 1))));
+  EXPECT_EQ(log.tokens_dropped(), 10u + 20u + 30u);
+  auto rows = log.rows(kJob, Step(0), 10);
+  ASSERT_TRUE(rows) << rows.error().to_string();
+  ASSERT_EQ(rows->size(), 3u);
+  EXPECT_EQ((*rows)[1].tokens_dropped, 20u);
+  EXPECT_EQ((*rows)[1].lanes, 2u);
+
+  // Step 2 is computed again: its row is replaced, the counter counts work.
+  ASSERT_TRUE(log.void_above(kJob, Version(2)));
+  ASSERT_TRUE(log.record(kJob, report(2, 0, 31, 2)));
+  rows = log.rows(kJob, Step(2), 10);
+  ASSERT_TRUE(rows) << rows.error().to_string();
+  ASSERT_EQ(rows->size(), 1u);
+  EXPECT_EQ((*rows)[0].tokens_dropped, 31u);
+  EXPECT_EQ(log.tokens_dropped(), 91u);
+}
+
+TEST(StepLog, ARowTellsTheLongestStallOfAnyLane) {
+  const auto catalog = storage::make_memory_catalog();
+  StepLog log(*catalog);
+  for (const auto& [lane, stall] : {std::pair{0U, 0.1}, {1U, 0.3}, {2U, 0.2}, {1U, 9.0}})
+    ASSERT_TRUE(log.record(kJob, step(4, lane, stall)));
+  const auto rows = log.rows(kJob, Step(0), 10);
+  ASSERT_TRUE(rows) << rows.error().to_string();
+  ASSERT_EQ(rows->size(), 1u);
+  EXPECT_EQ((*rows)[0].lanes, 3u);
+  EXPECT_EQ((*rows)[0].stall_seconds, 0.3) << "what was told again does not count";
+}
+
+TEST(StepLog, RowsOfAnEarlierReleaseAreRead) {
+  const auto catalog = storage::make_memory_catalog();
+  StepLog log(*catalog);
+  ASSERT_TRUE(log.record(kJob, step(4, 0, 0.1)));
+  auto entries = *catalog->scan("steps/", "", 10);
+  ASSERT_EQ(entries.size(), 1u);
+  auto [key, text] = entries[0];
+  auto row = *parse_json(text, "row");
+  row.as_object().erase("stall_seconds");
+  const auto write = [&](const boost::json::value& value) {
+    ASSERT_TRUE(catalog->write({{key, boost::json::serialize(value)}},
+                               storage::Durability::kBuffered));
+  };
+  write(row);
+  const auto rows = log.rows(kJob, Step(0), 10);
+  ASSERT_TRUE(rows) << rows.error().to_string();
+  EXPECT_EQ((*rows)[0].loss, 2.5);
+  EXPECT_EQ((*rows)[0].stall_seconds, 0);
+  row.as_object()["surprise"] = 1;
+  write(row);
+  EXPECT_EQ(log.rows(kJob, Step(0), 10).error().code, ErrorCode::kBadMessage);
+}
+
+}  // namespace
+}  // namespace holdfast::daemon

@@ -1,0 +1,99 @@
+// Lanes on accelerators, as threads of this process.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "tests/train/step/lanes_harness.h"
+
+namespace holdfast::train {
+
+inline std::string missing_devices(uint32_t count) {
+  const auto last = kernels::Cuda::open(count - 1);
+  return last ? "" : last.error().to_string();
+}
+
+inline conf::JobConfig cuda_job() {
+  conf::JobConfig job = small_job(false);
+  job.model.width = 128;
+  job.model.expert_width = 64;
+  job.model.context = 64;
+  job.evaluate_every = 0;
+  job.evaluate_micro_batches = 0;
+  return job;
+}
+
+// A lane lives on one thread, and so does its device.
+struct CudaLane {
+  CudaLane(const conf::JobConfig& job, uint32_t ordinal, uint32_t lane_number, ProgressFn progress)
+      : number(lane_number) {
+    auto device = kernels::Cuda::open(ordinal);
+    CHECK(device.has_value(), "{}", device.error().to_string());
+    trainer.emplace(std::move(*device), job, made_up_text(job), abort, std::move(progress));
+  }
+  void begin(const ViewPlan& plan, Communicator& comm) {
+    abort.clear();
+    CHECK(trainer->open_view({plan.epoch, plan.base, number, plan.coordinates, plan.owner_lane})
+              .has_value());
+    if (plan.base == StateVersion{})
+      for (const uint32_t shard : trainer->owned()) CHECK(trainer->init_shard(shard).has_value());
+    CHECK(trainer->finish_loading().has_value());
+    const Status made = trainer->materialize(comm);
+    CHECK(made.has_value(), "{}", made.error().to_string());
+  }
+  StepDone step(Communicator& comm, uint64_t step) {
+    auto done = trainer->run_step(comm, Step(step));
+    CHECK(done.has_value(), "{}", done.error().to_string());
+    return *done;
+  }
+  const uint32_t number;
+  AbortWord abort;
+  std::optional<LaneTrainer<CudaBackend>> trainer;
+};
+
+inline void on_threads(uint32_t count, const std::function<void(uint32_t)>& body) {
+  std::vector<std::thread> threads;
+  for (uint32_t lane = 0; lane < count; ++lane) threads.emplace_back([&, lane] { body(lane); });
+  for (std::thread& thread : threads) thread.join();
+}
+
+// What lane 0 of a run reported; the losses are the same on every lane, which is checked.
+struct LanesRun {
+  std::vector<StepDone> steps;
+  std::vector<double> losses() const {
+    std::vector<double> all;
+    for (const StepDone& step : steps) all.push_back(step.loss);
+    return all;
+  }
+};
+
+// A lane on each of these devices; `path` becomes what the log would say.
+inline LanesRun train_lanes(const conf::JobConfig& job, std::vector<uint32_t> ordinals,
+                            uint64_t steps, std::string& path) {
+  const auto lanes = static_cast<uint32_t>(ordinals.size());
+  std::vector<uint32_t> coordinates;
+  for (uint32_t l = 0; l < lanes; ++l) coordinates.push_back(l);
+  const ViewPlan plan = plan_view(job, coordinates);
+  auto comms = make_in_process_group(lanes, 60'000);
+  std::vector<LanesRun> runs(lanes);
+  on_threads(lanes, [&](uint32_t l) {
+    CudaLane lane(job, ordinals[l], l, [](Step, uint32_t, bool) {});
+    lane.begin(plan, *comms[l]);
+    if (l == 0) path = lane.trainer->payload_path();
+    for (uint64_t s = 0; s < steps; ++s) runs[l].steps.push_back(lane.step(*comms[l], s));
+  });
+  for (const LanesRun& one : runs) {
+    EXPECT_EQ(one.losses(), runs[0].losses());
+    if (lanes > 1) {
+      EXPECT_GT(one.steps.front().bytes_exchanged, 0U);
+    }
+  }
+  return runs[0];
+}
+
+}  // namespace holdfast::train

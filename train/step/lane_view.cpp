@@ -1,0 +1,152 @@
+// A view, from opening it to its first weights: LaneTrainer's part before any step.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <new>
+#include <utility>
+
+#include "base/check.h"
+#include "base/fault_point.h"
+#include "train/kernels/backends.h"
+#include "train/optimizer/init.h"
+#include "train/step/lane_room.h"
+#include "train/step/lane_trainer.h"
+#include "train/step/out_of_memory.h"
+
+namespace holdfast::train {
+
+template <class B>
+Status LaneTrainer<B>::reserve() {
+  const LaneRoom room = lane_room(layout_, job_);
+  try {
+    store_.reserve(room.shard_elements);
+    weights_.reserve(room.hosted_elements);
+    gradients_.reserve(room.hosted_elements);
+    reducer_.reserve(layout_.shard_count(), room.summed_elements);
+    return {};
+  } catch (const std::bad_alloc& error) {
+    return fail(ErrorCode::kDeviceMemory,
+                fmt::format("a lane of this job needs {} bytes for shards, and {} for weights and "
+                            "gradients, when {} of {} lanes are left as `tolerate` allows: {}",
+                            room.shard_bytes(),
+                            room.hosted_elements * (sizeof(typename B::Value) + sizeof(float)) +
+                                room.summed_elements * sizeof(float),
+                            room.lanes, job_.pipelines, error.what()));
+  }
+}
+
+template <class B>
+Status LaneTrainer<B>::open_view(const TrainerView& view) try {
+  CHECK(view.owner_lane.size() == layout_.shard_count() && view.lane < view.coordinates.size());
+  const auto lanes = static_cast<uint32_t>(view.coordinates.size());
+  payload_.close();  // only now: all lanes of the view before have ended it
+  epoch_ = view.epoch;
+  map_ = StageMap{&layout_,
+                  place_static(job_.model.layers, job_.model.experts, lanes,
+                               slots_per_lane(job_.slots(), job_.model.experts, lanes)),
+                  view.owner_lane, view.lane, lanes};
+  rounds_ = plan_rounds(job_.pipelines, job_.micro_batches, view.coordinates);
+  std::vector<uint32_t> owned;
+  for (uint32_t shard = 0; shard < view.owner_lane.size(); ++shard)
+    if (view.owner_lane[shard] == view.lane) owned.push_back(shard);
+  store_.open(owned, view.base);
+  weights_.open(map_);
+  weights_made_ = false;
+  materialized_ = false;
+  losses_.clear();
+  finished_.reset();
+  if (unevaluated_ &&
+      StateVersion{Version(unevaluated_->step.value + 1), unevaluated_->epoch} != view.base)
+    unevaluated_.reset();
+  return {};
+} catch (const std::bad_alloc& error) {
+  return out_of_memory(error);
+}
+
+template <class B>
+Status LaneTrainer<B>::load_shard(uint32_t shard, std::span<const std::byte> payload) try {
+  if (payload.size() != shard_bytes(shard))
+    return fail(ErrorCode::kRestoreImpossible,
+                fmt::format("shard {} has {} bytes, {} were given", shard, shard_bytes(shard),
+                            payload.size()));
+  store_.load(shard, payload);
+  return {};
+} catch (const std::bad_alloc& error) {
+  return out_of_memory(error);
+}
+
+template <class B>
+Status LaneTrainer<B>::init_shard(uint32_t shard) try {
+  const ShardId id = map_.shard(shard);
+  const ElementRange range = layout_.range(id);
+  std::vector<float> state(3 * range.size());  // m and v are zero
+  initial_values(job_.seed, layout_.group(id.group), range, std::span(state).first(range.size()));
+  store_.load_now(shard, std::as_bytes(std::span(state)));
+  return {};
+} catch (const std::bad_alloc& error) {
+  return out_of_memory(error);
+}
+
+// Another text on one node would train on silently, and no step could be repeated elsewhere.
+template <class B>
+Status LaneTrainer<B>::compare_data(Communicator& comm) const {
+  std::vector<DataFingerprint> all(map_.lanes);
+  const std::vector<size_t> sizes(map_.lanes, sizeof(DataFingerprint));
+  RETURN_IF_ERROR(comm.all_gather(std::as_bytes(std::span(&batches_.data, 1)),
+                                  std::as_writable_bytes(std::span(all)), sizes));
+  const auto as_many = [&](const DataFingerprint& data) {
+    return std::count(all.begin(), all.end(), data);
+  };
+  const auto usual = std::max_element(
+      all.begin(), all.end(), [&](const auto& a, const auto& b) { return as_many(a) < as_many(b); });
+  if (*usual == batches_.data) return {};
+  return fail(ErrorCode::kDataDiffers,
+              fmt::format("{} has {} tokens with checksum {:016x} on lane {}, but {} with checksum "
+                          "{:016x} on lane {}",
+                          job_.data.path, batches_.data.tokens, batches_.data.checksum, map_.lane,
+                          usual->tokens, usual->checksum, usual - all.begin()));
+}
+
+template <class B>
+Status LaneTrainer<B>::materialize(Communicator& comm) {
+  return settled(begin_view(comm));
+}
+
+template <class B>
+Status LaneTrainer<B>::begin_view(Communicator& comm) try {
+  CHECK(comm.size() == map_.lanes && comm.rank() == map_.lane);
+  if (!store_.complete())
+    return fail(ErrorCode::kRestoreImpossible,
+                fmt::format("not every owned shard is at {}", to_string(store_.current())));
+  RETURN_IF_ERROR(compare_data(comm));
+  RETURN_IF_ERROR(payload_.open(comm));
+  PayloadExchange& payload = payload_.over(comm);
+  RETURN_IF_ERROR(make_weights(payload));
+  return make_up_evaluation({comm, payload});
+} catch (const std::bad_alloc& error) {
+  return out_of_memory(error);
+}
+
+template <class B>
+Status LaneTrainer<B>::make_weights(PayloadExchange& payload) {
+  fault_point("train.materialize");
+  if (!std::exchange(weights_made_, false)) {
+    RETURN_IF_ERROR(train::materialize(*device_, payload, map_, store_, scratch_, weights_));
+    RETURN_IF_ERROR(device_->finish());
+  }
+  materialized_ = true;
+  return {};
+}
+
+#define INSTANTIATE(B)                                                                          \
+  template Status LaneTrainer<B>::reserve();                                                    \
+  template Status LaneTrainer<B>::open_view(const TrainerView&);                                \
+  template Status LaneTrainer<B>::load_shard(uint32_t, std::span<const std::byte>);             \
+  template Status LaneTrainer<B>::init_shard(uint32_t);                                         \
+  template Status LaneTrainer<B>::materialize(Communicator&);                                   \
+  template Status LaneTrainer<B>::make_weights(PayloadExchange&);
+INSTANTIATE(CpuBackend<float>)
+HOLDFAST_FOR_EACH_ACCELERATOR(INSTANTIATE)
+#undef INSTANTIATE
+
+}  // namespace holdfast::train
