@@ -74,8 +74,10 @@ Status show_job(const Connection& connection, const std::string& job) {
   fmt::print("model    {} layers, width {}, {} heads ({} kv), {} experts of {}, top-{}, context {}\n",
              model.layers, model.width, model.heads, model.kv_heads, model.experts,
              model.expert_width, model.top_k, model.context);
-  fmt::print("step     {} pipelines x {} micro-batches of {} sequences{}\n", config.pipelines,
-             config.micro_batches, config.micro_batch_sequences,
+  const std::string stages =
+      config.stages == 1 ? "" : fmt::format(" of {} stages", config.stages);
+  fmt::print("step     {} pipelines{} x {} micro-batches of {} sequences{}\n", config.pipelines,
+             stages, config.micro_batches, config.micro_batch_sequences,
              config.reproducible ? ", reproducible" : "");
   fmt::print("data     {}\n", config.data.path);
   fmt::print("snapshot {}, {} replicas\n", config.snapshot.policy, config.snapshot.replicas);
