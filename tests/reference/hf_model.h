@@ -62,9 +62,9 @@ std::vector<float> logits_of(typename B::Device& device, const conf::ModelConfig
   train::HostPayload payload(*comms[0]);
   const auto placement = train::place_static(config.layers, config.experts, 1, config.experts);
   train::MoeModel<B> model(device, config);
-  auto stash = model.forward(&batch, weights, {*comms[0], payload, placement, false, 1.0});
-  EXPECT_TRUE(stash) << stash.error().to_string();
-  const auto& head = static_cast<train::StashImpl<B>&>(**stash).room->head;
+  auto round = model.forward(&batch, weights, {*comms[0], payload, placement, false, 1.0});
+  EXPECT_TRUE(round) << round.error().to_string();
+  const auto& head = static_cast<train::StashImpl<B>&>(*round->stash).room->head;
   const auto tensors = train::head_tensors<const V*>(layout.group(layout.head()),
                                                      weights.group(layout.head()));
   const size_t elements = batch.tokens.size() * config.vocabulary;

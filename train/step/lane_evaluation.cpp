@@ -40,9 +40,9 @@ Result<double> LaneTrainer<B>::evaluate(const Wires& wires) {
     if (first + map_.lane < count) {
       ASSIGN_OR_RETURN(batch, batches_.held_out(first + map_.lane));
     }
-    ASSIGN_OR_RETURN(const MicroBatchLoss loss,
+    ASSIGN_OR_RETURN(const auto stash,
                      model_.evaluate(batch ? &*batch : nullptr, weights, context));
-    if (batch) mine.push_back(loss.cross_entropy);
+    if (batch) mine.push_back(stash->loss().cross_entropy);
     for (uint32_t lane = 0; lane < map_.lanes; ++lane)
       if (first + lane < count) sizes[lane] += sizeof(double);
   }

@@ -157,12 +157,12 @@ Status LaneTrainer<B>::run_round(const Wires& wires, Step step,
   const ModelContext context = this->context(wires);
   const MarkedWeights<B> weights(weights_, marker());
   MarkedGradients<B> gradients(gradients_, marker());
-  ASSIGN_OR_RETURN(const auto stash, model_.forward(batch ? &*batch : nullptr, weights, context));
-  RETURN_IF_ERROR(model_.input_gradient(*stash, weights, context));
-  RETURN_IF_ERROR(model_.weight_gradient(*stash, gradients));
-  RETURN_IF_ERROR(model_.expert_weight_gradient(*stash, gradients));
+  ASSIGN_OR_RETURN(const auto round, model_.forward(batch ? &*batch : nullptr, weights, context));
+  RETURN_IF_ERROR(model_.input_gradient(round.stash.get(), *round.hosted, weights, context));
+  RETURN_IF_ERROR(model_.weight_gradient(*round.stash, gradients));
+  RETURN_IF_ERROR(model_.expert_weight_gradient(*round.hosted, gradients));
   RETURN_IF_ERROR(device_->finish());
-  if (batch) losses_.push_back(stash->loss());
+  if (batch) losses_.push_back(round.stash->loss());
   return {};
 }
 
