@@ -24,7 +24,7 @@ using JobId = StrongId<struct JobIdTag, std::string>;           // chosen by the
 using Step = StrongId<struct StepTag, uint64_t>;                // step s makes version s + 1
 using Version = StrongId<struct VersionTag, uint64_t>;          // updates applied
 using Lane = StrongId<struct LaneTag, uint32_t>;                // place among the live of a stage group
-using Coordinate = StrongId<struct CoordinateTag, uint32_t>;    // pipeline d (S = 1 so far)
+using Coordinate = StrongId<struct CoordinateTag, uint32_t>;    // pipeline d
 using LayerIndex = StrongId<struct LayerTag, uint32_t>;
 using ExpertIndex = StrongId<struct ExpertTag, uint32_t>;
 using GroupIndex = StrongId<struct GroupTag, uint32_t>;         // parameter group, canonical order
