@@ -98,7 +98,7 @@ def recovery(cluster, victim, step_more):
                  lambda: any(e["kind"] == "rejoined" for e in cluster.events(before)))
     times["rejoined"] = after(cluster.events(before), "rejoined", killed_ms)
     cluster.wait_step(cluster.job()["step"] + step_more)
-    told = [f"{e['kind']}: {e['text']}" for e in cluster.events(before)]
+    told = [f"{e['wall_ms'] - killed_ms:8.0f} ms  {e['kind']}: {e['text']}" for e in cluster.events(before)]
     return {"ms_after_kill": times}, told
 
 
