@@ -108,7 +108,7 @@ def kill(bundle, data, count, steps):
         cluster.submit(job, data)
         cluster.wait_step(60)
         result, told = recovery(cluster, "node-1", 20)
-        print("\n".join(told))
+        print("\n".join(told + cluster.worker_logs("idle after")))
         result["payload"] = sorted({line[line.find("payload"):] for line in
                                     cluster.worker_logs("payload goes")})
         cluster.wait_done()
