@@ -2,7 +2,7 @@
 """Whole clusters on this machine's accelerators: first whether they train right and survive, then what
 snapshots and recoveries cost. Builds nothing: run it on an unpacked bundle.
 
-    cluster.py [--only accuracy,kill,eight,snapshots] [--out FILE] [--data TOKENS] BUNDLE
+    cluster.py [--only accuracy,kill,eight,snapshots] [--out FILE] [--data TOKENS] [--help] BUNDLE
 
   accuracy   one job twice on one accelerator: losses bit-identical; and on the CPU: the mean loss of the
              last 50 of 200 steps within 1%
@@ -98,17 +98,17 @@ def recovery(cluster, victim, step_more):
                  lambda: any(e["kind"] == "rejoined" for e in cluster.events(before)))
     times["rejoined"] = after(cluster.events(before), "rejoined", killed_ms)
     cluster.wait_step(cluster.job()["step"] + step_more)
-    told = [f"{e['kind']}: {e['text']}" for e in cluster.events(before)]
+    told = [f"{e['wall_ms'] - killed_ms:8.0f} ms  {e['kind']}: {e['text']}" for e in cluster.events(before)]
     return {"ms_after_kill": times}, told
 
 
-def kill(bundle, data, count):
-    job = make_job("kill", LARGE, 600, 2, 1, 16 if count > 1 else 4, "dense")
+def kill(bundle, data, count, steps):
+    job = make_job("kill", LARGE, steps, 2, 1, 16 if count > 1 else 4, "dense")
     with Cluster(bundle, 2, "28GiB") as cluster:
         cluster.submit(job, data)
         cluster.wait_step(60)
         result, told = recovery(cluster, "node-1", 20)
-        print("\n".join(told))
+        print("\n".join(told + cluster.worker_logs("idle after")))
         result["payload"] = sorted({line[line.find("payload"):] for line in
                                     cluster.worker_logs("payload goes")})
         cluster.wait_done()
@@ -147,7 +147,7 @@ def eight(bundle, data):
     return result, good
 
 
-def snapshots(bundle, data, count, rounds=2):
+def snapshots(bundle, data, count, rounds):
     """In turns, so that a device that warms up favours neither."""
     lanes = max(2, count)
     with_, without, captured = [], [], []
@@ -186,6 +186,8 @@ def main():
     parser.add_argument("--only", default="accuracy,kill,eight,snapshots")
     parser.add_argument("--out", help="write the results there as JSON")
     parser.add_argument("--data", help="a token file; without it one is made of /usr/include")
+    parser.add_argument("--kill-steps", type=int, default=600, help="of the part `kill`")
+    parser.add_argument("--rounds", type=int, default=2, help="of the part `snapshots`")
     parser.add_argument("--commit", default="unknown", help="of the bundle, for the record")
     parser.add_argument("bundle")
     arguments = parser.parse_args()
@@ -200,9 +202,9 @@ def main():
 def run(arguments, parser, data):
     found = devices()
     benches = {"accuracy": lambda: accuracy(arguments.bundle, data),
-               "kill": lambda: kill(arguments.bundle, data, len(found)),
+               "kill": lambda: kill(arguments.bundle, data, len(found), arguments.kill_steps),
                "eight": lambda: eight(arguments.bundle, data),
-               "snapshots": lambda: snapshots(arguments.bundle, data, len(found))}
+               "snapshots": lambda: snapshots(arguments.bundle, data, len(found), arguments.rounds)}
     results = {"bench": "cluster.py", "devices": found, "commit": arguments.commit}
     failed = []
     for name in arguments.only.split(","):

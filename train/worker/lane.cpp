@@ -138,8 +138,10 @@ Status Lane::open_view(const Restore& restore) {
 }
 
 CaptureTarget Lane::capture_target() {
+  // Beside training that computes on an accelerator; on the CPU it would take the step's processors.
+  const uint32_t threads = job_->config.backend == "cpu" ? 1 : threads_;
   return {*arena_, job_->hash, job_->config.slices(),
-          [bytes = shard_bytes_](uint32_t shard) { return bytes->at(shard); }};
+          [bytes = shard_bytes_](uint32_t shard) { return bytes->at(shard); }, threads};
 }
 
 // ---- run ----------------------------------------------------------------------------------------

@@ -87,7 +87,7 @@ class Lane {
 
   const LaneParts parts_;
   const LaneTimeouts timeouts_;
-  const uint32_t threads_;  // that load shards
+  const uint32_t threads_;  // that load shards, or capture them
   AbortWord abort_;
   std::optional<Job> job_;
   std::unique_ptr<storage::ArenaMapping> arena_;
