@@ -44,6 +44,21 @@ TEST(Pipeline, GivesTheBitsOfOneStageInReproducibleMode) {
   }
 }
 
+TEST(Pipeline, GivesTheBitsOfOneStageOverFiftySteps) {
+  const auto job_of = [](uint32_t pipelines, uint32_t stages) {
+    conf::JobConfig job = pipeline_job(pipelines, stages);
+    job.steps = 50;
+    return job;
+  };
+  const conf::JobConfig one = job_of(2, 1);
+  const PipelineRun whole = fresh_pipeline(one, all_lanes(one), 50);
+  EXPECT_LT(whole.losses.training.back(), 0.8 * whole.losses.training.front());
+  for (const uint32_t stages : {2U, 4U}) {
+    const conf::JobConfig job = job_of(2, stages);
+    expect_same(fresh_pipeline(job, all_lanes(job), 50), whole, name_of(job, all_lanes(job)));
+  }
+}
+
 TEST(Pipeline, GivesTheBitsOfOneStageWithNineMicroBatchesToo) {
   const conf::JobConfig one = pipeline_job(1, 1, true, 9);
   const PipelineRun whole = fresh_pipeline(one, all_lanes(one), 4);
