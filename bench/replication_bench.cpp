@@ -1,5 +1,5 @@
-// How fast blocks reach another process: RMA writes of 1 MiB through storage/fabric against a plain
-// TCP stream over the same loopback, in turns, in one run. `replication_bench [--out FILE]
+// How fast blocks reach another process, and come from there: RMA writes and reads of 1 MiB through
+// storage/fabric against a plain TCP stream over the same loopback, in turns, in one run. `replication_bench [--out FILE]
 // [--rounds N] [--mib N]`
 #include <arpa/inet.h>
 #include <fcntl.h>
@@ -130,10 +130,11 @@ double stream_blocks(int stream, std::vector<std::byte>& region, uint64_t blocks
   return static_cast<double>(blocks * kBlock) / seconds_since(start);
 }
 
-// kUnderWay writes at a time; each completion starts the next one.
-class Writer {
+// kUnderWay copies at a time; each completion starts the next one.
+class Copier {
  public:
-  Writer(Channel& channel, uint64_t blocks) : channel_(channel), blocks_(blocks) {}
+  Copier(Channel& channel, bool reads, uint64_t blocks)
+      : channel_(channel), reads_(reads), blocks_(blocks) {}
   double run() {
     const auto start = std::chrono::steady_clock::now();
     for (uint64_t i = 0; i < std::min<uint64_t>(kUnderWay, blocks_); ++i) next();
@@ -150,16 +151,22 @@ class Writer {
       if (started_ == blocks_) return;
       offset = started_++ % kBlocks * kBlock;
     }
-    channel_.write(offset, offset, kBlock, [this](const Status& status) {
+    const auto done = [this](const Status& status) {
       CHECK(status, "{}", status.error().to_string());
       next();
       std::lock_guard lock(mutex_);
       if (++done_ == blocks_) changed_.notify_all();
-    });
+    };
+    if (reads_) {
+      channel_.read(offset, offset, kBlock, done);
+    } else {
+      channel_.write(offset, offset, kBlock, done);
+    }
   }
 
   Channel& channel_;
-  uint64_t blocks_;
+  const bool reads_;
+  const uint64_t blocks_;
   std::mutex mutex_;
   std::condition_variable changed_;
   uint64_t started_ = 0;
@@ -174,7 +181,7 @@ double median(std::vector<double> values) {
 std::string measure(int rounds, uint64_t blocks) {
   const Peer peer = start_peer();
   std::vector<std::byte> region(kBlock * kBlocks, std::byte{7});
-  std::vector<double> fabric_rates, stream_rates, ratios;
+  std::vector<double> fabric_rates, read_rates, stream_rates, ratios, read_ratios;
   {
     auto fabric = open_libfabric({"tcp", "127.0.0.1", 0, 30'000}, region);
     CHECK(fabric, "{}", fabric.error().to_string());
@@ -184,11 +191,14 @@ std::string measure(int rounds, uint64_t blocks) {
     for (int round = -1; round < rounds; ++round) {  // the first warms both up
       // Who goes first alternates: other load on the machine then favours neither.
       double by_fabric = 0;
-      if (round % 2 == 0) by_fabric = Writer(**channel, blocks).run();
+      if (round % 2 == 0) by_fabric = Copier(**channel, false, blocks).run();
       const double by_stream = stream_blocks(stream, region, blocks);
-      if (round % 2 != 0) by_fabric = Writer(**channel, blocks).run();
+      if (round % 2 != 0) by_fabric = Copier(**channel, false, blocks).run();
+      const double by_reads = Copier(**channel, true, blocks).run();
       if (round < 0) continue;
       fabric_rates.push_back(by_fabric / 1e9);
+      read_rates.push_back(by_reads / 1e9);
+      read_ratios.push_back(by_reads / by_stream);
       stream_rates.push_back(by_stream / 1e9);
       ratios.push_back(by_fabric / by_stream);
     }
@@ -198,11 +208,13 @@ std::string measure(int rounds, uint64_t blocks) {
   return fmt::format(
       "{{\"bench\": \"replication\", \"provider\": \"tcp\", \"block_bytes\": {}, \"round_bytes\": "
       "{}, "
-      "\"rounds\": {},\n \"fabric_gb_per_s\": [{:.3f}],\n \"tcp_stream_gb_per_s\": [{:.3f}],\n"
-      " \"median_fabric_gb_per_s\": {:.3f}, \"median_tcp_stream_gb_per_s\": {:.3f}, "
-      "\"ratio\": {:.3f}, \"target\": 0.8}}\n",
-      kBlock, blocks * kBlock, rounds, fmt::join(fabric_rates, ", "), fmt::join(stream_rates, ", "),
-      median(fabric_rates), median(stream_rates), median(ratios));
+      "\"rounds\": {},\n \"fabric_gb_per_s\": [{:.3f}],\n \"fabric_read_gb_per_s\": [{:.3f}],\n"
+      " \"tcp_stream_gb_per_s\": [{:.3f}],\n \"median_fabric_gb_per_s\": {:.3f}, "
+      "\"median_fabric_read_gb_per_s\": {:.3f}, \"median_tcp_stream_gb_per_s\": {:.3f},\n"
+      " \"ratio\": {:.3f}, \"read_ratio\": {:.3f}, \"target\": 0.8}}\n",
+      kBlock, blocks * kBlock, rounds, fmt::join(fabric_rates, ", "), fmt::join(read_rates, ", "),
+      fmt::join(stream_rates, ", "), median(fabric_rates), median(read_rates),
+      median(stream_rates), median(ratios), median(read_ratios));
 }
 
 }  // namespace

@@ -58,6 +58,8 @@ class JobAgent {
 
   void on_command(const NodeCommand& command);
   void on_worker_up(uint32_t slot, const train::Hello& hello);
+  // It computes no more, and may hold its memory for a while.
+  void on_worker_dying(uint32_t slot, const std::string& why);
   void on_worker_down(uint32_t slot, const std::string& why);
   void on_worker_message(uint32_t slot, const train::FromWorker& message);
   // The link to a coordinator is up, NodeUp has been said: what an earlier process of it may not have
@@ -76,6 +78,7 @@ class JobAgent {
     std::string job_key;  // of the job it was welcomed to
     bool idling = false;  // Quiesce was sent, the answer is awaited
     bool leaving = false;  // its job has ended here, the process has not yet
+    bool dying = false;    // its end was reported, the process is not gone yet
     bool fresh = false;   // welcomed, has not answered from the present epoch yet
     // Of a worker that an earlier process of this daemon started nothing is known until it is heard
     // of, idle or ended: until then it may be writing into blocks of the arena.
@@ -83,6 +86,7 @@ class JobAgent {
     std::deque<train::StepDone> unsealed;  // steps above the safe version, oldest first
   };
 
+  void lost(uint32_t slot, const std::string& why);
   void on(const CommandQuiesce& command);
   void on(const CommandRestore& command);
   void on(const CommandGo& command);

@@ -152,6 +152,9 @@ Status Node::Impl::open_workers() {
   callbacks.on_message = [this](uint32_t slot, const train::FromWorker& message) {
     agent_->on_worker_message(slot, message);
   };
+  callbacks.on_worker_dying = [this](uint32_t slot, const std::string& why) {
+    agent_->on_worker_dying(slot, why);
+  };
   callbacks.on_worker_down = [this](uint32_t slot, const WorkerEnd& end) {
     log::warn("worker {} (pid {}) is gone: {}", slot, end.pid, end.text);
     agent_->on_worker_down(slot, end.text);

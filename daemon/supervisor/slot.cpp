@@ -18,6 +18,7 @@ namespace {
 constexpr uint32_t kMostBackoffMs = 10'000;
 constexpr int64_t kHealthyMs = 60'000;
 constexpr int64_t kLastWordsMs = 1000;  // to read what a dead process has said
+constexpr int64_t kEndingCheckMs = 20;
 constexpr int64_t kHangChecks = 10;  // in a hang timeout
 
 std::chrono::milliseconds ms(int64_t count) { return std::chrono::milliseconds(count); }
@@ -36,7 +37,8 @@ Slot::Slot(asio::io_context& io, const SupervisorOptions& options,
       restart_(io),
       connect_(io),
       term_(io),
-      hang_(io) {}
+      hang_(io),
+      ending_(io) {}
 
 Slot::~Slot() {
   *alive_ = false;
@@ -131,11 +133,25 @@ void Slot::watch_process(pid_t pid, int pidfd, bool child) {
                      [this, alive = alive_](const boost::system::error_code& error) {
                        if (!error && *alive) ended();
                      });
+  watch_for_end();
+}
+
+// The pidfd tells an end only when all memory was given back.
+void Slot::watch_for_end() {
+  ending_.expires_after(ms(kEndingCheckMs));
+  ending_.async_wait([this, alive = alive_](const boost::system::error_code& error) {
+    if (error || !*alive || status_.pid == 0 || how_ended_) return;
+    if (!is_ending(static_cast<pid_t>(status_.pid))) return watch_for_end();
+    hang_.cancel();
+    if (callbacks_.on_worker_dying)
+      callbacks_.on_worker_dying(number_, cause_ ? cause_->text : "killed, or it crashed");
+  });
 }
 
 void Slot::ended() {
   how_ended_ = child_ ? reap(pidfd_->native_handle()) : "ended";
   hang_.cancel();
+  ending_.cancel();
   if (!stream_) return finish_end();
   // Its last words (why it ends) may still lie in the socket, whose end is at hand.
   connect_.expires_after(ms(kLastWordsMs));

@@ -42,6 +42,7 @@ class Slot {
   void spawn();
   void adopt(pid_t pid);
   void watch_process(pid_t pid, int pidfd, bool child);
+  void watch_for_end();
   void ended();
   void finish_end();
   void end_with(WorkerEnd end);
@@ -68,7 +69,7 @@ class Slot {
   int64_t connected_since_ms_ = 0;
   uint32_t backoff_ms_;
 
-  boost::asio::steady_timer restart_, connect_, term_, hang_;
+  boost::asio::steady_timer restart_, connect_, term_, hang_, ending_;
   uint64_t counter_ = 0;
   int64_t counter_moved_ms_ = 0;
   int64_t checked_ms_ = 0;

@@ -11,6 +11,8 @@
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
+#include <sstream>
 #include <vector>
 
 extern char** environ;
@@ -119,6 +121,21 @@ Result<Spawned> spawn_worker(const SpawnRequest& request) {
     return fail(std::move(pidfd).error());
   }
   return Spawned{pid, *pidfd};
+}
+
+bool is_ending(pid_t pid) {
+  std::ifstream file(fmt::format("/proc/{}/stat", pid));
+  std::string text{std::istreambuf_iterator<char>(file), {}};
+  // pid (name) state ppid pgrp session tty tpgid flags ...; a name may hold spaces and brackets.
+  std::istringstream rest(text.substr(text.rfind(')') + 1));
+  char state = 0;
+  int64_t skipped = 0;
+  uint64_t flags = 0;
+  rest >> state;
+  for (int i = 0; i < 5; ++i) rest >> skipped;
+  rest >> flags;
+  constexpr uint64_t kExiting = 0x4;  // PF_EXITING of the kernel's sched.h
+  return rest && (state == 'Z' || state == 'X' || (flags & kExiting) != 0);
 }
 
 std::string reap(int pidfd) {

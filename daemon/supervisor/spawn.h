@@ -29,6 +29,8 @@ Result<Spawned> spawn_worker(const SpawnRequest& request);
 
 // kProcess when there is no such process.
 Result<int> open_pidfd(pid_t pid);
+// A process that the kernel takes down, or a zombie: it runs no more code of its own.
+bool is_ending(pid_t pid);
 // How a child ended, after its pidfd said so: "exit status 1", "signal 9 (Killed)". Reaps it.
 std::string reap(int pidfd);
 

@@ -54,6 +54,9 @@ struct SupervisorCallbacks {
   std::function<void(uint32_t slot, const train::Hello&)> on_worker_up;
   // Any message but Hello.
   std::function<void(uint32_t slot, const train::FromWorker&)> on_message;
+  // The kernel takes the process down, it computes and says nothing more; on_worker_down follows. Only
+  // where that takes a while: memory registered with an accelerator takes a second and more.
+  std::function<void(uint32_t slot, const std::string& why)> on_worker_dying;
   // The process is gone (its pidfd says so; it is reaped when it was our child): nothing of it can
   // write any more. Once for every process, also for one that never said Hello.
   std::function<void(uint32_t slot, const WorkerEnd&)> on_worker_down;

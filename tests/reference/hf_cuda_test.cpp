@@ -64,7 +64,8 @@ TEST_P(HfOnCuda, Bfloat16LogitsAgree) {
 
   const train::StageMap map{&layout,
                             train::place_static(config.layers, config.experts, 1, config.experts),
-                            std::vector<uint32_t>(layout.shard_count(), 0), 0, 1};
+                            std::vector<uint32_t>(layout.shard_count(), 0), 0, 1,
+                            train::whole_model(config)};
   train::ComputeWeights<CudaBackend> weights;
   weights.open(map);
   for (const train::GroupSpec& group : layout.groups()) {
@@ -75,12 +76,12 @@ TEST_P(HfOnCuda, Bfloat16LogitsAgree) {
                weights.at(group.index, 0));
   }
   const train::MicroBatch batch = test::random_tokens(config, 4, 11);
-  const auto logits = test::logits_of<CudaBackend>(cuda, config, weights, batch);
-  if (!test::python_agrees(out, batch, logits, "bf16")) GTEST_SKIP() << "PyTorch is not installed";
+  const auto ours = test::compute<CudaBackend>(cuda, config, weights, batch);
+  if (!test::python_agrees(out, batch, ours, "bf16")) GTEST_SKIP() << "PyTorch is not installed";
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, HfOnCuda,
-                         ::testing::Values(std::pair{8U, 2U}, std::pair{16U, 4U}));
+                         ::testing::Values(std::pair{8U, 2U}, std::pair{16U, 4U}, std::pair{4U, 4U}));
 
 }  // namespace
 }  // namespace holdfast::ctl

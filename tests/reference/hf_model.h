@@ -52,9 +52,14 @@ inline std::map<std::string, std::string> read_tensors(const std::filesystem::pa
 inline float as_float(float value) { return value; }
 inline float as_float(train::Bf16 value) { return train::to_float(value); }
 
-// The model's logits [N, V] of the batch, where the backend computes, as float.
+struct Computed {
+  std::vector<float> logits;                    // [N, V]
+  std::vector<std::vector<uint32_t>> choices;  // by layer, [N, K]
+};
+
+// What the model makes of the batch, where the backend computes.
 template <class B>
-std::vector<float> logits_of(typename B::Device& device, const conf::ModelConfig& config,
+Computed compute(typename B::Device& device, const conf::ModelConfig& config,
                              const train::Weights<B>& weights, const train::MicroBatch& batch) {
   using V = typename B::Value;
   const train::ParameterLayout layout(config, 1);
@@ -64,7 +69,8 @@ std::vector<float> logits_of(typename B::Device& device, const conf::ModelConfig
   train::MoeModel<B> model(device, config);
   auto round = model.forward(&batch, weights, {*comms[0], payload, placement, false, 1.0});
   EXPECT_TRUE(round) << round.error().to_string();
-  const auto& head = static_cast<train::StashImpl<B>&>(*round->stash).room->head;
+  auto& room = *static_cast<train::StashImpl<B>&>(*round->stash).room;
+  const auto& head = room.head;
   const auto tensors = train::head_tensors<const V*>(layout.group(layout.head()),
                                                      weights.group(layout.head()));
   const size_t elements = batch.tokens.size() * config.vocabulary;
@@ -75,19 +81,28 @@ std::vector<float> logits_of(typename B::Device& device, const conf::ModelConfig
   linear(device, train::kernels::LinearShape{batch.tokens.size(), config.width, config.vocabulary},
          head.normed_ND.data(), tensors.output, logits.data());
   download(device, logits.data(), elements, told.data());
+  const size_t per_layer = batch.tokens.size() * config.top_k;
+  typename B::template HostRoom<uint32_t> choices;
+  choices.resize(config.layers * per_layer);
+  for (uint32_t layer = 0; layer < config.layers; ++layer)
+    download(device, room.blocks[layer].moe.choices_NK.data(), per_layer,
+             choices.data() + layer * per_layer);
   const Status finished = device.finish();
   EXPECT_TRUE(finished) << finished.error().to_string();
-  std::vector<float> floats(elements);
-  for (size_t i = 0; i < elements; ++i) floats[i] = as_float(told.data()[i]);
-  return floats;
+  Computed computed;
+  for (size_t i = 0; i < elements; ++i) computed.logits.push_back(as_float(told.data()[i]));
+  for (uint32_t layer = 0; layer < config.layers; ++layer)
+    computed.choices.emplace_back(choices.data() + layer * per_layer,
+                                  choices.data() + (layer + 1) * per_layer);
+  return computed;
 }
 
-inline std::vector<float> our_logits(const conf::ModelConfig& config, const Groups& groups,
+inline Computed compute_on_host(const conf::ModelConfig& config, const Groups& groups,
                                      const train::MicroBatch& batch) {
   const train::ParameterLayout layout(config, 1);
   const auto placement = train::place_static(config.layers, config.experts, 1, config.experts);
   train::kernels::Cpu cpu;
-  return logits_of<train::CpuBackend<float>>(
+  return compute<train::CpuBackend<float>>(
       cpu, config, train::LaneWeights<float>(groups, layout, placement, 0), batch);
 }
 
@@ -106,20 +121,21 @@ inline std::string setting(const char* name, const char* otherwise) {
   return value != nullptr ? value : otherwise;
 }
 
-// False: PyTorch is not installed, nothing was compared. Fails the test when the logits that the
-// Python model computes from the folder are not `logits`. type: what they were computed in, "fp32" or
-// "bf16", which says how far they may be off. HOLDFAST_PYTHON and HOLDFAST_SOURCE_DIR in the
+// False: PyTorch is not installed, nothing was compared. Fails the test when what the Python model
+// computes from the folder is not `ours`. type: what that was computed in, "fp32" or "bf16", which says
+// how far it may be off. HOLDFAST_PYTHON and HOLDFAST_SOURCE_DIR in the
 // environment stand for what the build knew, on another machine.
 inline bool python_agrees(const std::filesystem::path& folder, const train::MicroBatch& batch,
-                          const std::vector<float>& logits, const std::string& type) {
-  boost::json::object ours;
-  ours["type"] = type;
-  ours["sequences"] = batch.sequences;
-  ours["tokens"] = boost::json::value_from(batch.tokens);
-  ours["logits"] = boost::json::value_from(logits);
+                          const Computed& ours, const std::string& type) {
+  boost::json::object told;
+  told["type"] = type;
+  told["sequences"] = batch.sequences;
+  told["tokens"] = boost::json::value_from(batch.tokens);
+  told["logits"] = boost::json::value_from(ours.logits);
+  told["choices"] = boost::json::value_from(ours.choices);
   std::filesystem::path file = folder;
   file += ".logits.json";
-  std::ofstream(file) << boost::json::serialize(ours);
+  std::ofstream(file) << boost::json::serialize(told);
   const std::string command = fmt::format(
       "{} {}/tests/reference/hf_check.py {} {}", setting("HOLDFAST_PYTHON", HOLDFAST_PYTHON),
       setting("HOLDFAST_SOURCE_DIR", HOLDFAST_SOURCE_DIR), folder.string(), file.string());
@@ -132,7 +148,7 @@ inline bool python_agrees(const std::filesystem::path& folder, const train::Micr
 inline bool python_agrees(const std::filesystem::path& folder, const conf::ModelConfig& config,
                           const Groups& groups) {
   const train::MicroBatch batch = random_tokens(config, 3, 11);
-  return python_agrees(folder, batch, our_logits(config, groups, batch), "fp32");
+  return python_agrees(folder, batch, compute_on_host(config, groups, batch), "fp32");
 }
 
 }  // namespace holdfast::test

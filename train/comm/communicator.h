@@ -47,7 +47,7 @@ class ViewCommunicator : public Communicator {
  public:
   // Collectives over `ranks`, ascending, this one among them; rank i of the group is ranks[i]. Every
   // rank of a group makes it with the same list, and groups that overlap in the same order. Talks to
-  // nobody; must not outlive this.
+  // nobody; not to be used when this is gone.
   virtual std::unique_ptr<Communicator> group(std::vector<uint32_t> ranks) = 0;
 
   // Hands `bytes` to rank `to`, which takes them with receive(): between two ranks, in the order in

@@ -4,6 +4,7 @@
 
 #include "base/check.h"
 #include "train/kernels/backends.h"
+#include "train/model/hand_over.h"
 #include "train/model/stash_impl.h"
 
 namespace holdfast::train {
@@ -76,19 +77,7 @@ struct MoeModel<B>::Impl {
   void take_over(size_t tokens, std::span<const V> from, typename B::template HostRoom<V>& staging,
                  typename B::template Room<V>& to) const {
     CHECK(from.size() == tokens * config.width, "{} elements for {} tokens", from.size(), tokens);
-    to.resize(from.size());
-    if constexpr (B::kHostMemory) {
-      std::copy(from.begin(), from.end(), to.data());
-    } else {
-      staging.resize(from.size());
-      std::copy(from.begin(), from.end(), staging.data());
-      upload(device, staging.data(), from.size(), to.data());
-    }
-  }
-  void hand_over(const typename B::template Room<V>& from,
-                 typename B::template HostRoom<V>& to) const {
-    to.resize(from.size());
-    download(device, from.data(), from.size(), to.data());
+    take_from_host<B>(device, from, staging, to);
   }
 
   void check_context(const ModelContext& context, size_t tokens) const {
@@ -226,7 +215,7 @@ Result<ForwardRound<B>> MoeModel<B>::Impl::forward(const MicroBatch* batch,
   if (stage.has_head)
     forward_head(*stash, weights, gradient_scale);
   else
-    hand_over(room.head.x_ND, room.host_y_ND);
+    leave_on_host<B>(device, room.head.x_ND, room.host_y_ND);
   download(device, room.losses.data(), room.losses.size(), room.host_losses.data());
   download(device, room.counts_LE.data(), room.counts_LE.size(), room.host_counts_LE.data());
   RETURN_IF_ERROR(device.check());
@@ -367,7 +356,7 @@ Status MoeModel<B>::input_gradient(Stash<B>* stash, Hosted<B>& hosted, const Wei
     copy(impl_->device, impl_->residual_ND.data(), impl_->residual_ND.size(),
          s.room->dembedded_ND.data());
   } else {
-    impl_->hand_over(impl_->residual_ND, s.room->host_dx_ND);
+    leave_on_host<B>(impl_->device, impl_->residual_ND, s.room->host_dx_ND);
   }
   s.input_gradient_done = stash != nullptr;
   h.input_gradient_done = true;

@@ -16,6 +16,7 @@ class Protection {
   virtual StateVersion state() const = 0;  // with the epoch it was made in
   // Copies shard state (master, m, v) into out. `copied` gets each piece of out as it lies there, one
   // after the other: small enough to be in the cache still. False: revoked, what was copied is worthless.
+  // Any thread, several shards at a time.
   using PieceFn = std::function<void(std::span<const std::byte>)>;
   virtual bool read_shard(uint32_t shard, std::span<std::byte> out, const PieceFn& copied) = 0;
 };

@@ -50,8 +50,7 @@ class ShardStore<B>::Guard final : public Protection {
   Status read_run(const float* from, std::span<std::byte> out, const PieceFn& copied) {
     for (size_t at = 0; at < out.size(); at += kPieceBytes) {
       const auto piece = out.subspan(at, std::min(kPieceBytes, out.size() - at));
-      RETURN_IF_ERROR(
-          store_.reader_.read(from + at / sizeof(float), piece.size(), piece.data()));
+      RETURN_IF_ERROR(store_.read(from + at / sizeof(float), piece));
       copied(piece);
     }
     return {};
@@ -67,7 +66,7 @@ class ShardStore<B>::Guard final : public Protection {
 
 template <class B>
 ShardStore<B>::ShardStore(typename B::Device& device, const ParameterLayout& layout)
-    : device_(device), reader_(device), layout_(layout) {}
+    : device_(device), readers_{Reader(device), Reader(device)}, layout_(layout) {}
 template <class B>
 ShardStore<B>::~ShardStore() = default;
 
@@ -86,6 +85,14 @@ std::vector<HeldShards> ShardStore<B>::held() const {
   std::sort(held.begin(), held.end(),
             [](const HeldShards& a, const HeldShards& b) { return a.state > b.state; });
   return held;
+}
+
+template <class B>
+Status ShardStore<B>::read(const float* from, std::span<std::byte> out) {
+  Reader& reader = readers_[next_reader_.fetch_add(1, std::memory_order_relaxed) % readers_.size()];
+  if constexpr (B::kHostMemory) return reader.copier.read(from, out.size(), out.data());
+  const MutexLock lock(reader.mutex);
+  return reader.copier.read(from, out.size(), out.data());
 }
 
 template <class B>

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -90,9 +91,18 @@ class ShardStore {
   std::optional<uint32_t> bank_of(Version version) const REQUIRES(mutex_);
 
   size_t elements(uint32_t shard) const;
+  // To host memory; any thread.
+  Status read(const float* from, std::span<std::byte> out);
 
   typename B::Device& device_;
-  typename B::Reader reader_;  // used by one guard at a time
+  // Two, so that one copies while another begins.
+  struct Reader {
+    explicit Reader(typename B::Device& device) : copier(device) {}
+    Mutex mutex;
+    typename B::Reader copier;
+  };
+  std::array<Reader, 2> readers_;
+  std::atomic<size_t> next_reader_{0};
   const ParameterLayout& layout_;
   std::vector<uint32_t> owned_;
   StateVersion current_;

@@ -2,10 +2,12 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <vector>
 
 #include "base/checksum.h"
 #include "base/fault_point.h"
+#include "base/threads.h"
 
 namespace holdfast::train {
 namespace {
@@ -33,6 +35,36 @@ Result<BlockHeader> copy_shard(Trainer::Protection& protection, const CaptureTar
                      bytes, sum.value()};
 }
 
+// All shards or, with the first error, none. A sum takes longer than the copy from an accelerator:
+// several threads, each with a shard of its own, keep copies going.
+Result<std::vector<BlockHeader>> copy_shards(Trainer::Protection& protection,
+                                             const CaptureTarget& target,
+                                             std::span<const ShardBlock> blocks,
+                                             const std::atomic<bool>& cancelled) {
+  std::vector<Result<BlockHeader>> copies(blocks.size(),
+                                          fail(ErrorCode::kCommAborted, "the view ended"));
+  std::atomic<size_t> next{0};
+  std::atomic<bool> failed{false};
+  run_on_threads(std::min<size_t>(target.threads, blocks.size()), [&] {
+    while (!failed.load(std::memory_order_relaxed) && !cancelled.load(std::memory_order_acquire)) {
+      const size_t at = next.fetch_add(1, std::memory_order_relaxed);
+      if (at >= blocks.size()) return;
+      copies[at] = copy_shard(protection, target, blocks[at]);
+      if (!copies[at]) failed.store(true, std::memory_order_relaxed);
+    }
+  });
+  std::vector<BlockHeader> headers;
+  // The error that stopped the others before those that were not begun.
+  for (size_t at = std::min(next.load(), blocks.size()); at-- > 0;)
+    if (!copies[at] && copies[at].error().code != ErrorCode::kCommAborted)
+      return fail(copies[at].error());
+  for (Result<BlockHeader>& copy : copies) {
+    if (!copy) return fail(copy.error());
+    headers.push_back(std::move(*copy));
+  }
+  return headers;
+}
+
 }  // namespace
 
 Result<StateVersion> capture_into(std::unique_ptr<Trainer::Protection> protection,
@@ -41,12 +73,8 @@ Result<StateVersion> capture_into(std::unique_ptr<Trainer::Protection> protectio
                                   const std::atomic<bool>& cancelled) {
   const StateVersion state = protection->state();
   const auto stopped = [&] { return cancelled.load(std::memory_order_acquire); };
-  std::vector<BlockHeader> headers;
-  for (const ShardBlock& block : blocks) {
-    if (stopped()) return fail(ErrorCode::kCommAborted, "the view ended");
-    ASSIGN_OR_RETURN(BlockHeader header, copy_shard(*protection, target, block));
-    headers.push_back(std::move(header));
-  }
+  ASSIGN_OR_RETURN(const std::vector<BlockHeader> headers,
+                   copy_shards(*protection, target, blocks, cancelled));
   protection.reset();  // the update may have the buffer; publishing needs it no more
   if (fault_point_fails("worker.capture"))
     return fail(ErrorCode::kInternal, "fault point worker.capture");

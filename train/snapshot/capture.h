@@ -21,6 +21,7 @@ struct CaptureTarget {
   uint64_t job = 0;     // job_hash
   uint32_t slices = 0;  // P
   std::function<size_t(uint32_t shard)> shard_bytes;
+  uint32_t threads = 1;  // that copy and sum
 };
 
 // Copies every shard, gives the protection back, then publishes: all headers or, when anything fails

@@ -87,7 +87,7 @@ class Lane {
 
   const LaneParts parts_;
   const LaneTimeouts timeouts_;
-  const uint32_t threads_;  // that load shards
+  const uint32_t threads_;  // that load shards, or capture them
   AbortWord abort_;
   std::optional<Job> job_;
   std::unique_ptr<storage::ArenaMapping> arena_;
@@ -97,7 +97,7 @@ class Lane {
 
   Mutex mutex_;  // only the main thread changes these two, abort() uses them
   std::unique_ptr<CommunicatorFactory> factory_;
-  std::unique_ptr<Communicator> comm_;
+  std::unique_ptr<ViewCommunicator> comm_;
   Pulse pulse_;  // the last: its thread calls back
 };
 

@@ -7,9 +7,9 @@
 #include <exception>
 #include <new>
 #include <set>
-#include <system_error>
-#include <thread>
 #include <utility>
+
+#include "base/threads.h"
 
 namespace holdfast::train {
 namespace {
@@ -39,18 +39,7 @@ class Crew {
   }
 
   Loading run() {
-    std::vector<std::thread> helpers;
-    const size_t wanted = std::min<size_t>(target_.threads, order_.size());
-    helpers.reserve(wanted);  // nothing may throw while one runs
-    while (helpers.size() + 1 < wanted) {
-      try {
-        helpers.emplace_back([this] { work(); });
-      } catch (const std::system_error&) {
-        break;  // no more threads to be had: these do it
-      }
-    }
-    work();
-    for (std::thread& helper : helpers) helper.join();
+    run_on_threads(std::min<size_t>(target_.threads, order_.size()), [this] { work(); });
     return summary();
   }
 

@@ -1,5 +1,6 @@
 #include "train/worker/worker_core.h"
 
+#include <fmt/format.h>
 #include <unistd.h>
 
 #include <utility>
@@ -27,7 +28,10 @@ WorkerCore::~WorkerCore() { link_.stop(); }
 // What must happen at once happens here, on the thread that heard of it; the order of the actions is
 // the state's. Under the lock, so that messages leave in the order of the transitions.
 void WorkerCore::apply(const WorkerActions& actions) {
-  if (actions.abort) lane_.abort();
+  if (actions.abort) {
+    if (!aborted_) aborted_ = std::chrono::steady_clock::now();
+    lane_.abort();
+  }
   if (actions.cancel_captures) capturer_.cancel();
   for (const FromWorker& message : actions.send) link_.send(message);
   if (actions.capture) capturer_.order(*actions.capture);
@@ -86,6 +90,11 @@ void WorkerCore::carry_out(const BecomeIdle& task) {
   }
   auto held = lane_.held();
   MutexLock lock(mutex_);
+  if (const auto since = std::exchange(aborted_, std::nullopt))
+    on_note_(fmt::format(
+        "epoch {}: idle after {} ms", to_string(task.epoch),
+        std::chrono::round<std::chrono::milliseconds>(std::chrono::steady_clock::now() - *since)
+            .count()));
   apply(state_.idle(task.epoch, std::move(held)));
   if (!state_.ending()) lane_.clear_abort();
 }

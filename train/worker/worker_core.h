@@ -3,6 +3,7 @@
 // pulse thread keeps the progress counter moving while the main thread waits.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <string>
@@ -56,6 +57,7 @@ class WorkerCore {
   Lane lane_;
   DaemonLink link_;
   Capturer capturer_;
+  std::optional<std::chrono::steady_clock::time_point> aborted_ GUARDED_BY(mutex_);
 };
 
 }  // namespace holdfast::train

@@ -105,6 +105,26 @@ TEST_F(JobAgentTest, ALostWorkerGivesItsGrantsBack) {
   EXPECT_EQ(last<WorkerChanged>().why, "killed by signal 9");
 }
 
+// Its memory may be written to until it is gone, but nobody waits for it.
+TEST_F(JobAgentTest, AWorkerThatIsBeingTakenDownIsReportedOnceAndKeepsItsGrantsUntilItIsGone) {
+  run();
+  agent_->on_command(CommandCapture{kOne, Version(3)});
+  const size_t before = count<WorkerChanged>();
+  agent_->on_worker_dying(0, "killed, or it crashed");
+  EXPECT_EQ(granted(), 2u);
+  EXPECT_EQ(count<WorkerChanged>(), before + 1);
+  EXPECT_FALSE(last<WorkerChanged>().worker.alive);
+  agent_->on_command(CommandQuiesce{kTwo, job_.config, job_.submitted_in, at(0)});
+  EXPECT_EQ(last<NodeQuiesced>().epoch, kTwo);
+  // What it said before it died is no sign of life.
+  agent_->on_worker_message(0, train::Quiesced{kTwo, {{at(2), {0, 1}}}});
+  EXPECT_EQ(count<WorkerChanged>(), before + 1);
+  agent_->on_worker_down(0, "signal 9 (Killed)");
+  EXPECT_EQ(granted(), 0u);
+  EXPECT_EQ(count<WorkerChanged>(), before + 1);
+  EXPECT_FALSE(last<NodeQuiesced>().workers[0].alive);
+}
+
 TEST_F(JobAgentTest, GrantsStayUntilTheWorkerIsIdle) {
   run();
   agent_->on_command(CommandCapture{kOne, Version(3)});

@@ -6,11 +6,13 @@
 #include <gmock/gmock.h>
 #include <signal.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <fstream>
+#include <thread>
 
 #include "tests/daemon/http/loop_help.h"
 #include "train/worker/progress_page.h"
@@ -42,6 +44,7 @@ class SupervisorTest : public ::testing::Test {
         Supervisor::create(io_, options,
                            {[this](uint32_t, const train::Hello&) { ++ups_; },
                             [this](uint32_t, const train::FromWorker& m) { heard(m); },
+                            [this](uint32_t, const std::string& why) { dying_.push_back(why); },
                             [this](uint32_t, const WorkerEnd& end) { ends_.push_back(end); },
                             [this](uint32_t, const std::string& text) { notes_ += text + "\n"; }},
                            clock_);
@@ -64,7 +67,7 @@ class SupervisorTest : public ::testing::Test {
   SystemClock clock_;
   int ups_ = 0;
   std::vector<WorkerEnd> ends_;
-  std::vector<std::string> heard_;
+  std::vector<std::string> heard_, dying_;
   std::string notes_;
   std::unique_ptr<Supervisor> supervisor_;
 };
@@ -167,7 +170,8 @@ void say(int fd, const train::FromWorker& message) {
 }
 
 // A worker of an earlier daemon process: has the slot's page, connects and says Hello when it reads
-// a byte, and at the next one why it ends, and ends.
+// a byte; at the next one it says why it ends, and ends or, for an 's', takes long to end: until it
+// reads a third.
 pid_t start_survivor(const std::filesystem::path& folder, int go_on, int said) {
   const pid_t pid = ::fork();
   if (pid != 0) return pid;
@@ -185,6 +189,14 @@ pid_t start_survivor(const std::filesystem::path& folder, int go_on, int said) {
   if (::connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) ::_exit(1);
   say(fd, hello);
   if (::write(said, "h", 1) != 1 || ::read(go_on, &byte, 1) != 1) ::_exit(1);
+  if (byte == 's') {
+    // Its main thread has ended, as the kernel sees it, and the process is still there.
+    std::thread([go_on] {
+      char more = 0;
+      ::_exit(::read(go_on, &more, 1) == 1 ? 0 : 1);
+    }).detach();
+    ::syscall(SYS_exit, 0);
+  }
   // More than is read at a time: the end of the process is seen before the end of this.
   say(fd, train::Fatal{{}, {ErrorCode::kDataMissing, std::string(150'000, 'x')}});
   ::_exit(0);
@@ -235,6 +247,33 @@ TEST_F(SupervisorTest, WhatAWorkerSaidBeforeItEndedIsHeardBeforeItsEnd) {
   ASSERT_TRUE(wait_for_ends(1));
   EXPECT_EQ(heard_, std::vector<std::string>{"data_missing after 0 ends"});
   EXPECT_EQ(ends_[0].pid, pid);
+  for (const int fd : {go_on[0], go_on[1], said[0]}) ::close(fd);
+}
+
+TEST_F(SupervisorTest, AProcessThatTakesLongToEndIsToldOfBeforeItIsGone) {
+  int go_on[2], said[2];
+  ASSERT_EQ(::pipe(go_on), 0);
+  ASSERT_EQ(::pipe(said), 0);
+  const pid_t pid = start_survivor(folder_.path(), go_on[0], said[1]);
+  ::close(said[1]);
+  char byte = 0;
+  ASSERT_EQ(::read(said[0], &byte, 1), 1);
+  SupervisorOptions o = options(folder_.path() / "no-such-program");
+  o.restart_backoff_ms = 60'000;
+  start(o);
+  supervisor_->ensure_worker(0);
+  ASSERT_EQ(::write(go_on[1], "c", 1), 1);
+  ASSERT_TRUE(test::run_until(io_, [&] { return ups_ == 1; }));
+  EXPECT_TRUE(dying_.empty());
+  ASSERT_EQ(::write(go_on[1], "s", 1), 1);
+  ASSERT_TRUE(test::run_until(io_, [&] { return dying_.size() == 1; }));
+  EXPECT_TRUE(ends_.empty());
+  EXPECT_EQ(supervisor_->status(0).pid, pid);
+  ASSERT_EQ(::write(go_on[1], "e", 1), 1);
+  ASSERT_TRUE(wait_for_ends(1));
+  EXPECT_EQ(dying_.size(), 1u);
+  EXPECT_EQ(ends_[0].pid, pid);
+  ::waitpid(pid, nullptr, 0);
   for (const int fd : {go_on[0], go_on[1], said[0]}) ::close(fd);
 }
 

@@ -57,7 +57,8 @@ class Buffers {
   Copy copy_ GUARDED_BY(mutex_);
 };
 
-class Capturers : public ::testing::Test {
+// The parameter: threads that copy.
+class Capturers : public ::testing::TestWithParam<uint32_t> {
  protected:
   Capturers() {
     path_ = std::filesystem::temp_directory_path() /
@@ -80,7 +81,7 @@ class Capturers : public ::testing::Test {
       reports_.push_back(std::move(report));
       changed_.notify_all();
     });
-    capturer_->open({*arena_, kJob, 1, [](uint32_t) { return kShardBytes; }},
+    capturer_->open({*arena_, kJob, 1, [](uint32_t) { return kShardBytes; }, GetParam()},
                     [this](Version version, int64_t) { return buffers_.protect(version); });
   }
   Capture order(uint64_t version) {
@@ -129,7 +130,7 @@ class Capturers : public ::testing::Test {
   std::optional<Capturer> capturer_;
 };
 
-TEST_F(Capturers, AVersionThatIsHeldIsPublished) {
+TEST_P(Capturers, AVersionThatIsHeldIsPublished) {
   begin({});
   buffers_.hold(Version(3));
   const Capture capture = order(3);
@@ -147,7 +148,7 @@ TEST_F(Capturers, AVersionThatIsHeldIsPublished) {
 }
 
 // A capture named far ahead does not keep back that of a planned stop.
-TEST_F(Capturers, TheLowestVersionComesFirstAndOneAheadKeepsNobodyWaiting) {
+TEST_P(Capturers, TheLowestVersionComesFirstAndOneAheadKeepsNobodyWaiting) {
   begin({});
   for (const uint64_t v : {2, 4, 10}) buffers_.hold(Version(v));
   capturer_->set_version(Version(1));
@@ -163,7 +164,7 @@ TEST_F(Capturers, TheLowestVersionComesFirstAndOneAheadKeepsNobodyWaiting) {
   EXPECT_EQ(captured(3), Version(10));
 }
 
-TEST_F(Capturers, AVersionThatIsNeverMadeIsMissedInTime) {
+TEST_P(Capturers, AVersionThatIsNeverMadeIsMissedInTime) {
   begin({.version_wait_ms = 20});
   capturer_->set_version(Version(1));
   capturer_->order(order(2));
@@ -171,14 +172,14 @@ TEST_F(Capturers, AVersionThatIsNeverMadeIsMissedInTime) {
   EXPECT_NE(missed(0).why.find("not made within 20 ms"), std::string::npos);
 }
 
-TEST_F(Capturers, AVersionThatIsGoneIsMissed) {
+TEST_P(Capturers, AVersionThatIsGoneIsMissed) {
   begin({});
   capturer_->set_version(Version(9));
   capturer_->order(order(2));
   EXPECT_NE(missed(0).why.find("no buffer holds version 2"), std::string::npos);
 }
 
-TEST_F(Capturers, OneOrderTooManyIsRefusedAtOnce) {
+TEST_P(Capturers, OneOrderTooManyIsRefusedAtOnce) {
   begin({.queue = 2});
   capturer_->order(order(5));
   capturer_->order(order(6));
@@ -187,7 +188,7 @@ TEST_F(Capturers, OneOrderTooManyIsRefusedAtOnce) {
   EXPECT_NE(missed(0).why.find("2 captures wait already"), std::string::npos);
 }
 
-TEST_F(Capturers, ABufferThatIsTakenBackPublishesNothing) {
+TEST_P(Capturers, ABufferThatIsTakenBackPublishesNothing) {
   begin({});
   buffers_.hold(Version(1));
   buffers_.on_copy([](uint32_t shard) { return shard == 0; });
@@ -199,7 +200,7 @@ TEST_F(Capturers, ABufferThatIsTakenBackPublishesNothing) {
   EXPECT_FALSE(is_published(capture, 1));
 }
 
-TEST_F(Capturers, CancelDuringACopyPublishesNothingAndDropsWhatWaits) {
+TEST_P(Capturers, CancelDuringACopyPublishesNothingAndDropsWhatWaits) {
   begin({});
   buffers_.hold(Version(1));
   buffers_.hold(Version(2));
@@ -224,7 +225,7 @@ TEST_F(Capturers, CancelDuringACopyPublishesNothingAndDropsWhatWaits) {
   EXPECT_EQ(reports_.size(), 2u);
 }
 
-TEST_F(Capturers, ANewViewDoesNotKnowTheVersionsOfTheOldOne) {
+TEST_P(Capturers, ANewViewDoesNotKnowTheVersionsOfTheOldOne) {
   begin({.version_wait_ms = 20});
   buffers_.hold(Version(5));
   capturer_->set_version(Version(5));
@@ -232,6 +233,28 @@ TEST_F(Capturers, ANewViewDoesNotKnowTheVersionsOfTheOldOne) {
   capturer_->order(order(5));
   EXPECT_NE(missed(0).why.find("not made"), std::string::npos);
 }
+
+TEST_P(Capturers, SeveralThreadsCopyAtATime) {
+  begin({});
+  buffers_.hold(Version(1));
+  Mutex mutex;
+  CondVar changed;
+  uint32_t inside = 0;
+  buffers_.on_copy([&](uint32_t) {
+    const MutexLock lock(mutex);
+    ++inside;
+    changed.notify_all();
+    // With one thread nobody else comes.
+    return changed.wait_for(mutex, std::chrono::milliseconds(GetParam() > 1 ? 20'000 : 1),
+                            [&] { return inside == 2; }) == (GetParam() > 1 || inside == 2);
+  });
+  capturer_->set_version(Version(1));
+  capturer_->order(order(1));
+  EXPECT_EQ(captured(0), Version(1));
+  EXPECT_EQ(inside, 2u);
+}
+
+INSTANTIATE_TEST_SUITE_P(Threads, Capturers, ::testing::Values(1U, 3U));
 
 }  // namespace
 }  // namespace holdfast::train
