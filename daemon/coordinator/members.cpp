@@ -81,6 +81,16 @@ std::string place_text(const DecideInput& input, Coordinate coordinate) {
                                : to_string(coordinate);
 }
 
+// Of which no lane of the last view takes part any more.
+std::set<uint32_t> emptied_stages(const DecideInput& input, const std::set<WorkerId>& living) {
+  std::set<uint32_t> emptied;
+  for (const Member& m : input.previous) emptied.insert(m.coordinate.stage.value);
+  for (const Member& m : input.previous)
+    if (living.contains(m.worker)) emptied.erase(m.coordinate.stage.value);
+  if (input.job.stages == 1) emptied.clear();  // all are new
+  return emptied;
+}
+
 }  // namespace
 
 JobShards shards_of_job(const conf::JobConfig& job) {
@@ -174,7 +184,7 @@ StateVersion newest_base(const DecideInput& input, const Holdings& holdings,
 std::string membership_text(const DecideInput& input, const std::vector<Member>& members) {
   std::set<WorkerId> living;
   for (const Member& m : members) living.insert(m.worker);
-  std::vector<std::string> gone, moves, missing;
+  std::vector<std::string> gone, emptied, moves, missing;
   for (const Member& m : input.previous)
     if (!living.contains(m.worker))
       gone.push_back(fmt::format("{} at {}", name_of(m.worker), place_text(input, m.coordinate)));
@@ -182,12 +192,14 @@ std::string membership_text(const DecideInput& input, const std::vector<Member>&
     moves.push_back(fmt::format("{} from {} to {}", name_of(m.worker), to_string(m.from),
                                 to_string(m.to)));
   const auto lanes = lanes_by_stage(members, input.job.stages);
+  for (const uint32_t s : emptied_stages(input, living)) emptied.push_back(std::to_string(s));
   for (uint32_t s = 0; s < lanes.size(); ++s)
     if (lanes[s].size() < input.job.pipelines)
       missing.push_back(fmt::format("{} of {} lanes{}", lanes[s].size(), input.job.pipelines,
                                     input.job.stages == 1 ? "" : fmt::format(" of stage {}", s)));
   std::string text;
   if (!gone.empty()) text += "; gone: " + list(gone);
+  if (!emptied.empty()) text += "; lost its last lane: stage " + list(emptied);
   if (!moves.empty()) text += "; moves " + list(moves);
   if (!missing.empty()) text += "; all micro-batches run on " + list(missing);
   return text;
