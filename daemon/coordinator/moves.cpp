@@ -14,8 +14,8 @@ namespace {
 constexpr double kLeastGain = 0.05;  // of a step
 constexpr double kSteps = 100;       // in which moves must have paid
 constexpr double kBytesPerSecond = 250e6;
-// A proposal is planned several times over, and nothing else is decided meanwhile.
-constexpr uint64_t kMostCells = 65'536;
+// D M S. Several plans are made, and nothing else is decided meanwhile: some 2 s for so many.
+constexpr uint64_t kMostCells = 32'768;
 
 // A stage that limits the step lacks lanes, and another could spare one. Cheap: most views end here.
 bool worth_planning(const train::Problem& problem) {
