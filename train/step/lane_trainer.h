@@ -64,12 +64,13 @@ class LaneTrainer final : public Trainer {
     Communicator& stage;       // the stage group
     PayloadExchange& payload;  // in it
   };
-  // After an error the device is idle, whatever it waited for.
+  // After an error the device is idle, whatever it waited for. That it is broken matters more than what
+  // was noticed first.
   template <class Outcome>
   Outcome settled(Outcome outcome) {
     if (outcome) return outcome;
     payload_.abandon();
-    static_cast<void>(device_->finish());
+    if (const Status idle = device_->finish(); !idle) return fail(idle.error());
     return outcome;
   }
   Status begin_view(ViewCommunicator& comm);

@@ -121,10 +121,10 @@ class HalfStepTrainer final : public Trainer {
    public:
     explicit Zeros(StateVersion state) : state_(state) {}
     StateVersion state() const override { return state_; }
-    bool read_shard(uint32_t, std::span<std::byte> out, const PieceFn& copied) override {
+    Status read_shard(uint32_t, std::span<std::byte> out, const PieceFn& copied) override {
       std::fill(out.begin(), out.end(), std::byte{0});
       copied(out);
-      return true;
+      return {};
     }
 
    private:
