@@ -75,8 +75,7 @@ Decision decide(const DecideInput& input, const Holdings& holdings) {
   std::string why =
       fmt::format("{} lanes at {}: {} shards kept, {} from own arenas, {} from replicas, {} initial",
                   members.size(), to_string(base), kept, from_arena, fetched, initial);
-  why += membership_text(input, members);
-  if (!normal.text.empty()) why += ": " + normal.text;
+  why += membership_text(input, members, normal.text);
   decision.moved = moves_of(input, members);
   decision.moves_later = std::move(normal.later);
   decision.view = View{input.epoch, input.job.name, base, std::move(members), owners.lane, why};

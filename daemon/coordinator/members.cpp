@@ -181,7 +181,8 @@ StateVersion newest_base(const DecideInput& input, const Holdings& holdings,
       });
 }
 
-std::string membership_text(const DecideInput& input, const std::vector<Member>& members) {
+std::string membership_text(const DecideInput& input, const std::vector<Member>& members,
+                            const std::string& gain) {
   std::set<WorkerId> living;
   for (const Member& m : members) living.insert(m.worker);
   std::vector<std::string> gone, emptied, moves, missing;
@@ -200,7 +201,7 @@ std::string membership_text(const DecideInput& input, const std::vector<Member>&
   std::string text;
   if (!gone.empty()) text += "; gone: " + list(gone);
   if (!emptied.empty()) text += "; lost its last lane: stage " + list(emptied);
-  if (!moves.empty()) text += "; moves " + list(moves);
+  if (!moves.empty()) text += "; moves " + list(moves) + (gain.empty() ? "" : ": " + gain);
   if (!missing.empty()) text += "; all micro-batches run on " + list(missing);
   return text;
 }

@@ -41,7 +41,8 @@ StateVersion newest_base(const DecideInput& input, const Holdings& holdings,
                          const std::vector<Member>& members);
 
 // What became of the last view's members and of the stages that lack lanes, for people; empty when
-// nothing did, else it begins with "; ".
-std::string membership_text(const DecideInput& input, const std::vector<Member>& members);
+// nothing did, else it begins with "; ". `gain`: what moves are for, if they need not be.
+std::string membership_text(const DecideInput& input, const std::vector<Member>& members,
+                            const std::string& gain = "");
 
 }  // namespace holdfast::daemon

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <utility>
 
 #include "train/schedule/bounds.h"
 #include "train/schedule/normalize.h"
@@ -52,20 +53,27 @@ std::vector<uint64_t> lane_bytes(const DecideInput& input, const train::LanesByS
   return bytes;
 }
 
-// Lanes of a stage are alike to a plan: the one goes that has most of its new stage at hand.
+bool is_newcomer(const DecideInput& input, const WorkerId& worker) {
+  return std::none_of(input.previous.begin(), input.previous.end(),
+                      [&](const Member& m) { return m.worker == worker; });
+}
+
+// Lanes of a stage are alike to a plan: one goes that gives no place up, else the one that has most of its
+// new stage at hand.
 std::vector<Member> carry_out(const DecideInput& input, const Holdings& holdings,
                               std::vector<Member> members, const StateVersion& base,
                               const std::vector<train::Move>& moves) {
   for (const train::Move& move : moves) {
     const Coordinate to{PipelineIndex(move.to_pipeline), StageIndex(move.to_stage)};
     std::optional<Coordinate> from;
-    uint64_t fewest = 0;
+    std::pair<bool, uint64_t> least;
     for (const Member& m : members) {
       if (m.coordinate.stage != StageIndex(move.from_stage)) continue;
-      const uint64_t bytes = bytes_to_fetch(input, holdings, base, m.worker, to.stage);
-      if (from && bytes > fewest) continue;
+      const std::pair cost(!is_newcomer(input, m.worker),
+                           bytes_to_fetch(input, holdings, base, m.worker, to.stage));
+      if (from && cost > least) continue;
       from = m.coordinate;
-      fewest = bytes;
+      least = cost;
     }
     members = with_move(std::move(members), *from, to);
   }

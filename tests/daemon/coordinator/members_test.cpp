@@ -227,6 +227,19 @@ TEST_F(Moves, NobodyIsMovedThatHasTheOnlyCopy) {
   EXPECT_NE(decision.moves_later, "") << "once captures are in arenas";
 }
 
+TEST(Members, ANewcomerGoesWhereItIsOfMostUse) {
+  DecideInput input = input_of(2, 2, {0, 2, 9});
+  input.job.model.vocabulary = 4096;  // the head: stage 1 is the dearer one
+  input.shards = shards_of_job(input.job);
+  input.previous = {{worker(0), at(0, 0), {}}, {worker(2), at(0, 1), {}}};
+  input.history = {{Epoch{7, 1}, StateVersion{}}};
+  Holdings holdings = held_by(input, input.previous, true);
+  holdings.add_arena(worker(0).node, {{kBase, shards_of(input, 1)}});  // a holder
+  const Decision decision = decide(input, holdings);
+  EXPECT_EQ(text(decision.view.members), "0(0,0) 2(0,1) 9(1,1)");
+  EXPECT_TRUE(decision.moved.empty()) << "who sits somewhere stays: " << decision.view.reason;
+}
+
 TEST_F(Moves, WithoutSnapshotsNothingIsGivenUp) {
   input_.job.snapshot.policy = "none";
   EXPECT_TRUE(decided(true).moved.empty());
