@@ -209,10 +209,11 @@ void Cluster::expect_exactly_once(const conf::JobConfig& job) {
     if (event.kind == "worker_lost" || event.kind == "node_suspected") ++cut_off[node];
     if (event.kind == "node_up" && !up.insert(node).second) ++cut_off[node];
   }
-  std::map<uint64_t, std::multiset<uint32_t>> seen;
+  std::map<std::pair<uint64_t, uint32_t>, std::multiset<uint32_t>> seen;  // by step and stage
   std::map<std::string, size_t> without_report;
   for (const daemon::LedgerRow& row : ledger(job.name.value)) {
-    seen[row.step.value].insert(row.micro_batches.begin(), row.micro_batches.end());
+    seen[{row.step.value, row.stage.value}].insert(row.micro_batches.begin(),
+                                                   row.micro_batches.end());
     if (!row.loss) ++without_report[row.worker.node.value];
   }
   for (const auto& [node, rows] : without_report)
@@ -220,8 +221,10 @@ void Cluster::expect_exactly_once(const conf::JobConfig& job) {
   std::multiset<uint32_t> all;
   for (uint32_t j = 0; j < job.pipelines * job.micro_batches; ++j) all.insert(j);
   for (uint64_t step = 0; step < job.steps; ++step)
-    EXPECT_EQ(seen[step], all) << "exactly-once is broken in the ledger of step " << step;
-  EXPECT_EQ(seen.size(), job.steps);
+    for (uint32_t stage = 0; stage < job.stages; ++stage)
+      EXPECT_EQ((seen[{step, stage}]), all)
+          << "exactly-once is broken in the ledger of step " << step << " at stage " << stage;
+  EXPECT_EQ(seen.size(), job.steps * job.stages);
 }
 
 void Cluster::expect_no_loss() {

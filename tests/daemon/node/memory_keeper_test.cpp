@@ -83,7 +83,7 @@ TEST_F(MemoryKeeperTest, AViewChangesWithAFullDisk) {
   EXPECT_EQ(last<NodeQuiesced>().epoch, (Epoch{1, 1}));
   CommandRestore restore;
   restore.view.epoch = {1, 1};
-  restore.view.members = {{{self_, 0}, Coordinate(0), {}}};
+  restore.view.members = {{{self_, 0}, Coordinate{}, {}}};
   restore.owned = {{0, ShardSource::kInitial, {}}};
   agent.on_command(restore);
   EXPECT_EQ(workers_.count<train::Restore>(), 1u);

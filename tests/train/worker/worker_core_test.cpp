@@ -99,8 +99,8 @@ class HalfStepTrainer final : public Trainer {
   Status load_shard(uint32_t, std::span<const std::byte>) override { return {}; }
   Status init_shard(uint32_t) override { return {}; }
   Status finish_loading() override { return {}; }
-  Status materialize(Communicator&) override { return {}; }
-  Result<StepDone> run_step(Communicator&, Step step) override {
+  Status materialize(ViewCommunicator&) override { return {}; }
+  Result<StepDone> run_step(ViewCommunicator&, Step step) override {
     current_ = {Version(step.value + 1), epoch_};
     finished_.emplace();
     finished_->epoch = epoch_;
