@@ -3,39 +3,17 @@
 
 #include "daemon/node/memory_store.h"
 #include "tests/daemon/node/node_test_help.h"
+#include "tests/storage/catalog/full_disk.h"
 
 namespace holdfast::daemon {
 namespace {
-
-// Refuses writes while `full`.
-struct FullDisk final : storage::Catalog {
-  Result<std::optional<std::string>> get(const std::string& key) override {
-    return inner->get(key);
-  }
-  Status write(const std::vector<Write>& writes, storage::Durability durability) override {
-    ++tries;
-    if (full) return fail(ErrorCode::kDiskFull, "no space left");
-    return inner->write(writes, durability);
-  }
-  Status compare_and_swap(const std::string& key, const std::optional<std::string>& expected,
-                          const std::string& value) override {
-    return inner->compare_and_swap(key, expected, value);
-  }
-  Result<std::vector<Entry>> scan(const std::string& prefix, const std::string& from, size_t limit,
-                                  bool newest_first) override {
-    return inner->scan(prefix, from, limit, newest_first);
-  }
-  std::unique_ptr<storage::Catalog> inner = storage::make_memory_catalog();
-  bool full = false;
-  int tries = 0;
-};
 
 class MemoryKeeperTest : public NodeTest {
  protected:
   AgentMemory of_epoch(uint32_t number) const {
     return {{1, number}, job_.config, job_.submitted_in, {}, {}};
   }
-  FullDisk disk_;
+  storage::FullDisk disk_;
   std::vector<std::string> notes_;
   MemoryKeeper keeper_{disk_, loop_, [this](const std::string& text) { notes_.push_back(text); }};
 };
