@@ -50,6 +50,25 @@ TEST_F(MemoryKeeperTest, ALaterChangeThatIsStoredEndsTheRetries) {
   EXPECT_EQ(load_memory(disk_)->epoch, (Epoch{1, 3}));
 }
 
+TEST_F(MemoryKeeperTest, ARecordThatNamesALaneOrShardThatIsNotThereIsRefused) {
+  AgentMemory memory = of_epoch(1);
+  CommandRestore restore;
+  restore.view.epoch = {1, 1};
+  restore.view.members = {{{self_, 0}, Coordinate(0), {}}};
+  restore.view.owner_lane.assign(job_.layout.shard_count(), 0);
+  memory.views = {restore};
+  ASSERT_TRUE(save_memory(disk_, memory));
+  EXPECT_TRUE(load_memory(disk_));
+  memory.views[0].lane = 1;
+  ASSERT_TRUE(save_memory(disk_, memory));
+  const auto refused = load_memory(disk_);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, ErrorCode::kBadMessage);
+  JobAgent agent({self_, 1, 1'500, "/arena", "127.0.0.1"},
+                 {*arena_, workers_, replicas_, loop_, report(), [](const AgentMemory&) {}}, memory);
+  EXPECT_EQ(replicas_.opened, Epoch{}) << "and does no harm";
+}
+
 // The agent goes through a whole view change meanwhile.
 TEST_F(MemoryKeeperTest, AViewChangesWithAFullDisk) {
   disk_.full = true;
@@ -62,6 +81,7 @@ TEST_F(MemoryKeeperTest, AViewChangesWithAFullDisk) {
   CommandRestore restore;
   restore.view.epoch = {1, 1};
   restore.view.members = {{{self_, 0}, Coordinate(0), {}}};
+  restore.view.owner_lane.assign(job_.layout.shard_count(), 0);
   restore.owned = {{0, ShardSource::kInitial, {}}};
   agent.on_command(restore);
   EXPECT_EQ(workers_.count<train::Restore>(), 1u);
