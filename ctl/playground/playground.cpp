@@ -238,8 +238,8 @@ std::vector<pid_t> Playground::workers_of(const PlaygroundNode& node) const {
     if (entry.path().extension() != ".progress") continue;
     auto page = train::ProgressPage::open(entry.path());
     if (!page) continue;
-    const pid_t pid = static_cast<pid_t>((*page)->record().pid.load());
-    if (pid > 0 && process_runs(pid, "holdfast-worker")) pids.push_back(pid);
+    // Not the pid that is written there: it may be another process's by now.
+    if (const auto owner = (*page)->owner()) pids.push_back(static_cast<pid_t>(*owner));
   }
   return pids;
 }

@@ -57,7 +57,8 @@ class Playground {
   // start_node for all, then waits until the seed counts all nodes up (20 s at most).
   Status start_all(const Environment& environment = {});
 
-  // The pid of the worker in slot 0 of a node, from its daemon; nullopt when none runs.
+  // The pid of a node's worker: the live process that has claimed its progress page; nullopt when
+  // none has.
   Result<std::optional<pid_t>> worker_pid(const std::string& name) const;
   bool daemon_runs(const std::string& name) const;
   // Sends a signal to the daemon only; SIGKILL also waits until it is gone.
@@ -73,7 +74,7 @@ class Playground {
   Status save() const;
   PlaygroundNode& find(const std::string& name);
   std::filesystem::path arena_folder() const;
-  // Workers of a node: those named by its worker-*.progress pages.
+  // Workers of a node: the live processes that have claimed its worker-*.progress pages.
   std::vector<pid_t> workers_of(const PlaygroundNode& node) const;
 
   PlaygroundOptions options_;
