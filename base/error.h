@@ -87,7 +87,7 @@ struct Error {
   ErrorCode code = ErrorCode::kInternal;
   std::string message;
 
-  // "HF-301 arena_too_small: <message>. <what to do>"
+  // "HF-301 arena_too_small: <message>; <what to do>"
   std::string to_string() const;
 };
 

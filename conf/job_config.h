@@ -96,7 +96,8 @@ BOOST_DESCRIBE_STRUCT(JobConfig, (),
                        micro_batch_sequences, shards, slots_per_worker, tolerate, reproducible, routing, capacity_factor, backend,
                        evaluate_every, evaluate_micro_batches, model, data, optimizer, snapshot))
 
-// Job names stand in paths and URLs: 1 to 64 letters, digits, '-', '_' or '.', none in front.
+// Names of jobs, nodes and clusters stand in paths, URLs and headers: 1 to 64 letters, digits, '-',
+// '_' or '.', none in front.
 bool valid_name(std::string_view name);
 // Ranges and divisibility, every message naming key, value and allowed values.
 Status validate(const JobConfig& job);

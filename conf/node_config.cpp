@@ -9,6 +9,7 @@
 #include <charconv>
 
 #include "conf/files.h"
+#include "conf/job_config.h"
 #include "conf/range.h"
 #include "conf/toml_table.h"
 
@@ -79,6 +80,15 @@ Status absolute_path(const char* key, const std::filesystem::path& path) {
               fmt::format("{} = \"{}\" must be an absolute path", key, path.string()));
 }
 
+// It stands in URLs and in HTTP headers.
+Status fit_name(const char* key, const std::string& name) {
+  if (valid_name(name)) return {};
+  return fail(ErrorCode::kConfigValue,
+              fmt::format("{} = \"{}\" must be 1 to 64 letters, digits, '-', '_' or '.', and no "
+                          "'.' in front",
+                          key, name));
+}
+
 Status fits_socket(const char* key, const std::filesystem::path& path) {
   constexpr size_t kMost = sizeof(sockaddr_un::sun_path) - 1;
   if (path.string().size() <= kMost) return {};
@@ -115,9 +125,8 @@ Result<uint64_t> parse_bytes(const std::string& text) {
 }
 
 Status validate(const NodeConfig& node) {
-  if (node.name.value.empty() || node.name.value.size() > 63)
-    return fail(ErrorCode::kConfigValue,
-                fmt::format("name = \"{}\" must have 1 to 63 characters", node.name.value));
+  RETURN_IF_ERROR(fit_name("name", node.name.value));
+  RETURN_IF_ERROR(fit_name("cluster.name", node.cluster.name));
   RETURN_IF_ERROR(valid_address("listen", node.listen));
   RETURN_IF_ERROR(reachable("listen", node.listen, host_of(node.listen), "10.0.0.5:7400"));
   RETURN_IF_ERROR(as_far_as_listen("fabric.address", node.fabric.address, node.listen));
@@ -148,8 +157,6 @@ Status validate(const NodeConfig& node) {
     return fail(ErrorCode::kConfigValue,
                 fmt::format("log_level = \"{}\" must be trace, debug, info, warn or error",
                             node.log_level));
-  if (node.cluster.name.empty())
-    return fail(ErrorCode::kConfigValue, "cluster.name must not be empty");
   return {};
 }
 

@@ -1,4 +1,4 @@
-// node.toml: what one holdfastd is told. Flags > environment > file > default.
+// node.toml: what one holdfastd is told; a key that is left out has the default that stands here.
 #pragma once
 
 #include <cstdint>

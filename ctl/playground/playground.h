@@ -73,7 +73,7 @@ class Playground {
   Status save() const;
   PlaygroundNode& find(const std::string& name);
   std::filesystem::path arena_folder() const;
-  // Workers of a node: those named by its worker-*.progress pages.
+  // Workers of a node: the live processes that have claimed its worker-*.progress pages.
   std::vector<pid_t> workers_of(const PlaygroundNode& node) const;
 
   PlaygroundOptions options_;

@@ -7,6 +7,7 @@
 
 #include "base/check.h"
 #include "base/fault_point.h"
+#include "daemon/node/restore_check.h"
 
 namespace holdfast::daemon {
 
@@ -33,7 +34,8 @@ JobAgent::JobAgent(JobAgentOptions options, Ports ports, const AgentMemory& memo
 void JobAgent::restore_owners() {
   if (!job_) return;
   for (const CommandRestore& c : memory_.views) {
-    if (c.view.epoch != memory_.epoch) continue;
+    if (c.view.epoch != memory_.epoch || c.slot >= options_.slots) continue;
+    if (!check_restore(c, job_->layout.shard_count())) continue;  // load_memory refuses such a record
     CaptureKeeper::Owner owner{c.view.epoch, c.view.base, {}, c.view.members[c.lane].holders};
     for (const SourcedShard& shard : c.owned) owner.shards.push_back(shard.shard);
     captures_.set_owner(c.slot, std::move(owner));
@@ -145,6 +147,11 @@ void JobAgent::say_quiesced(Epoch epoch, const ArenaVerifier::Contents& contents
 
 void JobAgent::on(const CommandRestore& command) {
   if (!current(command.view.epoch) || !job_ || command.slot >= options_.slots) return;
+  if (const Status usable = check_restore(command, job_->layout.shard_count()); !usable) {
+    ports_.report(WorkerRestoreFailed{options_.node, 0, command.slot, command.view.epoch, {},
+                                      options_.node, usable.error()});
+    return;
+  }
   std::erase_if(memory_.views,
                 [&](const CommandRestore& c) { return c.slot == command.slot; });
   memory_.views.push_back(command);

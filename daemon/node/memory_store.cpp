@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/json.h"
+#include "daemon/node/restore_check.h"
 
 namespace holdfast::daemon {
 namespace {
@@ -18,7 +19,14 @@ constexpr int64_t kLastRetryMs = 30'000;  // doubled up to here
 Result<AgentMemory> load_memory(storage::Catalog& catalog) {
   ASSIGN_OR_RETURN(const auto text, catalog.get(kMemoryKey));
   if (!text) return AgentMemory{};
-  return from_json_text<AgentMemory>(*text, "catalog record agent/memory");
+  ASSIGN_OR_RETURN(AgentMemory memory,
+                   from_json_text<AgentMemory>(*text, "catalog record agent/memory"));
+  if (!memory.job) return memory;
+  const NodeJob job(*memory.job, memory.submitted_in);
+  for (const CommandRestore& view : memory.views)
+    if (const Status usable = check_restore(view, job.layout.shard_count()); !usable)
+      return fail(with_context(usable.error(), "catalog record agent/memory"));
+  return memory;
 }
 
 Status save_memory(storage::Catalog& catalog, const AgentMemory& memory) {

@@ -43,8 +43,9 @@ void ReplicaAdapter::fetch(Epoch epoch, const NodeJob& job, const StateVersion& 
                            const std::vector<uint32_t>& shards, const NodeId& from,
                            std::function<void(Fetched)> done) {
   const uint32_t slices = job.layout.slices();
-  std::vector<ShardId> wanted;
-  for (const uint32_t flat : shards) wanted.push_back(ShardId::unflat(flat, slices));
+  std::vector<storage::WantedShard> wanted;
+  for (const uint32_t flat : shards)
+    wanted.push_back({ShardId::unflat(flat, slices), job.shard_bytes(flat)});
   replicator_.fetch(epoch, job.hash, state, wanted, from,
                     [slices, done = std::move(done)](storage::FetchResult result) {
                       Fetched fetched;

@@ -58,6 +58,9 @@ Result<bool> StepLog::record(const JobId& job, const train::StepDone& step) {
   newest_lanes_ = {step.lane};
   RETURN_IF_ERROR(catalog_.write({{key(job, step.step), to_json_text(row)}},
                                  storage::Durability::kBuffered));
+  auto& trim = trims_.try_emplace(job, kept_).first->second;
+  RETURN_IF_ERROR(trim.wrote(catalog_, prefix(job), step.step.value,
+                             [&job](uint64_t number) { return key(job, Step(number)); }));
   return true;
 }
 
@@ -73,6 +76,7 @@ Result<std::vector<api::StepRow>> StepLog::rows(const JobId& job, Step from,
 
 Status StepLog::void_above(const JobId& job, Version base) {
   newest_.reset();
+  trims_.erase(job);
   tokens_per_second_ = 0;  // of other lanes than those that come
   // Step s made version s + 1: rows from step `base` on led past the base.
   ASSIGN_OR_RETURN(const auto entries,

@@ -1,5 +1,5 @@
 // Every finished step of the current history, for people and tests: loss, speed, held-out loss. Lives in
-// the seed's catalog; a step that is computed again replaces its row.
+// the seed's catalog; a step that is computed again replaces its row. The newest rows of each job are kept.
 #pragma once
 
 #include <cstdint>
@@ -13,12 +13,14 @@
 #include "daemon/control/api.h"
 #include "daemon/coordinator/types.h"
 #include "storage/catalog/catalog.h"
+#include "storage/catalog/keep_newest.h"
 
 namespace holdfast::daemon {
 
 class StepLog {
  public:
-  explicit StepLog(storage::Catalog& catalog) : catalog_(catalog) {}
+  explicit StepLog(storage::Catalog& catalog, uint64_t kept = 200'000)
+      : catalog_(catalog), kept_(kept) {}
 
   // All lanes report the same step; the first of a (step, epoch) writes the row, the others are
   // counted. Returns true when this report completed the step in that epoch for the first time.
@@ -37,6 +39,8 @@ class StepLog {
 
  private:
   storage::Catalog& catalog_;
+  const uint64_t kept_;  // rows of a job, give or take KeepNewest::kEvery
+  std::map<JobId, storage::KeepNewest> trims_;
   std::optional<api::StepRow> newest_;
   std::set<uint32_t> newest_lanes_;  // that have reported it
   double tokens_per_second_ = 0;  // smoothed over about ten steps

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <chrono>
+#include <utility>
 
 namespace holdfast::daemon {
 namespace {
@@ -59,6 +60,8 @@ void CoordinatorHost::start() {
 
 void CoordinatorHost::tick() {
   feed(Tick{});
+  for (const Record& record : records_.retry(ports_.clock.monotonic_ms(), ports_.clock.wall_ms()))
+    note_event(std::get<EventRecord>(record));
   ticker_.expires_after(kTick);
   ticker_.async_wait([this](const boost::system::error_code& error) {
     if (!error) tick();
@@ -98,14 +101,12 @@ void CoordinatorHost::apply(Outcome outcome) {
   for (const auto& [node, command] : outcome.commands) hub_->send(node, command);
   for (const Record& record : outcome.records) {
     if (const auto* event = std::get_if<EventRecord>(&record)) {
-      ports_.note(fmt::format("{}: {}", event->kind, event->text));
+      note_event(*event);
       if (event->kind != "view" || coordinator_.view() == nullptr) continue;
       const View& view = *coordinator_.view();
-      if (auto voided = steps_.void_above(view.job, view.base.version); !voided)
-        ports_.note("step log: " + voided.error().to_string());
+      note_step_log(steps_.void_above(view.job, view.base.version));
     } else if (const auto* dropped = std::get_if<DropJob>(&record)) {
-      if (auto voided = steps_.void_above(dropped->job, Version(0)); !voided)
-        ports_.note("step log: " + voided.error().to_string());
+      note_step_log(steps_.void_above(dropped->job, Version(0)));
     } else if (const auto* done = std::get_if<RequestDone>(&record)) {
       if (auto answer = answers_.extract(done->request)) answer.mapped()(done->status);
     }
@@ -119,9 +120,20 @@ void CoordinatorHost::log_step(const NodeEvent& event) {
   // The last step may have ended its job just now.
   for (const auto& [name, record] : coordinator_.jobs()) {
     if (record.history.empty() || record.history.back().epoch != done->step.epoch) continue;
-    if (auto logged = steps_.record(name, done->step); !logged)
-      ports_.note("step log: " + logged.error().to_string());
+    const auto logged = steps_.record(name, done->step);
+    note_step_log(logged ? Status() : fail(logged.error()));
   }
+}
+
+void CoordinatorHost::note_event(const EventRecord& event) {
+  ports_.note(fmt::format("{}: {}", event.kind, event.text));
+}
+
+// Once, not at every step while a disk is full.
+void CoordinatorHost::note_step_log(const Status& status) {
+  if (!status && !std::exchange(step_log_fails_, true))
+    ports_.note("step log: rows are lost, training goes on: " + status.error().to_string());
+  if (status && std::exchange(step_log_fails_, false)) ports_.note("step log: rows are stored again");
 }
 
 }  // namespace holdfast::daemon

@@ -57,6 +57,8 @@ class CoordinatorHost {
   void feed(const Event& event);
   void apply(Outcome outcome);
   void log_step(const NodeEvent& event);
+  void note_event(const EventRecord& event);
+  void note_step_log(const Status& status);
   void tick();
 
   CoordinatorHostPorts ports_;
@@ -68,6 +70,7 @@ class CoordinatorHost {
   std::map<uint64_t, Answer> answers_;
   uint64_t requests_ = 0;
   bool failed_ = false;
+  bool step_log_fails_ = false;
 };
 
 }  // namespace holdfast::daemon

@@ -123,6 +123,12 @@ std::string local_metrics(const LocalView& view, const CoordinatorHost* coordina
   metric(out, "holdfast_tokens_dropped_total", "counter",
          "Choices beyond capacity, in all steps that were reported.",
          static_cast<double>(coordinator->steps().tokens_dropped()));
+  metric(out, "holdfast_records_waiting", "gauge",
+         "Events and ledger rows that wait in memory for a catalog that refuses them.",
+         static_cast<double>(coordinator->records().waiting()));
+  metric(out, "holdfast_records_lost_total", "counter",
+         "Events and ledger rows that found no room to wait.",
+         static_cast<double>(coordinator->records().lost()));
   if (c.view() == nullptr) return out;
   metric(out, "holdfast_lanes", "gauge", "Live lanes of the running job.",
          static_cast<double>(c.view()->members.size()));

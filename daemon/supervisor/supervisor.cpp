@@ -5,7 +5,9 @@
 #include <sys/stat.h>
 
 #include <boost/asio/local/stream_protocol.hpp>
+#include <boost/asio/steady_timer.hpp>
 #include <cerrno>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <set>
@@ -23,7 +25,8 @@ using train::FrameStream;
 class Supervisor::Impl : public std::enable_shared_from_this<Supervisor::Impl> {
  public:
   Impl(asio::io_context& io, SupervisorOptions options, SupervisorCallbacks callbacks, Clock& clock)
-      : io_(io), options_(std::move(options)), callbacks_(std::move(callbacks)), acceptor_(io) {
+      : io_(io), options_(std::move(options)), callbacks_(std::move(callbacks)), acceptor_(io),
+        accept_again_(io) {
     const char* fault = std::getenv("HOLDFAST_WORKER_FAULT");
     for (uint32_t slot = 0; slot < options_.slots; ++slot) {
       slots_.push_back(std::make_unique<Slot>(io_, options_, callbacks_, clock, slot,
@@ -40,6 +43,7 @@ class Supervisor::Impl : public std::enable_shared_from_this<Supervisor::Impl> {
 
  private:
   void accept();
+  void accept_later();
   void greet(Local::socket socket);
   void first_frame(const std::shared_ptr<FrameStream>& stream, uint32_t& slot, bool& greeted,
                    const std::string& frame);
@@ -48,6 +52,7 @@ class Supervisor::Impl : public std::enable_shared_from_this<Supervisor::Impl> {
   const SupervisorOptions options_;
   const SupervisorCallbacks callbacks_;
   Local::acceptor acceptor_;
+  asio::steady_timer accept_again_;
   std::vector<std::unique_ptr<Slot>> slots_;
   std::set<std::shared_ptr<FrameStream>> strangers_;  // have not said Hello yet
 };
@@ -55,6 +60,7 @@ class Supervisor::Impl : public std::enable_shared_from_this<Supervisor::Impl> {
 namespace {
 
 constexpr size_t kMostStrangers = 64;
+constexpr auto kAcceptRetry = std::chrono::milliseconds(100);
 
 // A socket file that nobody serves was left by a daemon that was killed.
 Status remove_stale(asio::io_context& io, const std::filesystem::path& path) {
@@ -93,6 +99,7 @@ Status Supervisor::Impl::open() {
 void Supervisor::Impl::close() {
   boost::system::error_code ignored;
   acceptor_.close(ignored);
+  accept_again_.cancel();
   for (const auto& stream : strangers_) stream->close();
   strangers_.clear();
   slots_.clear();  // workers live on
@@ -102,12 +109,23 @@ void Supervisor::Impl::accept() {
   acceptor_.async_accept([self = shared_from_this()](const boost::system::error_code& error,
                                                      Local::socket socket) {
     if (!self->acceptor_.is_open()) return;
-    if (!error && self->strangers_.size() < kMostStrangers) self->greet(std::move(socket));
+    if (error) {  // out of descriptors, most likely: some will be free again
+      self->accept_later();
+      return;
+    }
+    if (self->strangers_.size() < kMostStrangers) self->greet(std::move(socket));
     self->accept();
   });
 }
 
-// Until Hello has come the connection belongs to no slot.
+void Supervisor::Impl::accept_later() {
+  accept_again_.expires_after(kAcceptRetry);
+  accept_again_.async_wait([self = shared_from_this()](const boost::system::error_code& error) {
+    if (!error && self->acceptor_.is_open()) self->accept();
+  });
+}
+
+// Until Hello has come the connection belongs to no slot, and takes a place that others need.
 void Supervisor::Impl::greet(Local::socket socket) {
   struct Greeting {
     uint32_t slot = 0;
@@ -130,6 +148,18 @@ void Supervisor::Impl::greet(Local::socket socket) {
   const auto stream = FrameStream::start(std::move(socket), std::move(handlers));
   greeting->stream = stream;
   strangers_.insert(stream);
+  auto late = std::make_shared<asio::steady_timer>(io_);
+  late->expires_after(std::chrono::milliseconds(options_.hello_timeout_ms));
+  late->async_wait([impl = weak_from_this(), late, weak = std::weak_ptr(stream)](
+                       const boost::system::error_code& /*never cancelled*/) {
+    const auto self = impl.lock();
+    const auto silent = weak.lock();
+    if (!self || !silent || self->strangers_.erase(silent) == 0) return;  // greeted, or gone
+    silent->close();
+    if (self->callbacks_.on_note)
+      self->callbacks_.on_note(0, fmt::format("a connection said nothing for {} ms, it is closed",
+                                              self->options_.hello_timeout_ms));
+  });
 }
 
 void Supervisor::Impl::first_frame(const std::shared_ptr<FrameStream>& stream, uint32_t& slot,

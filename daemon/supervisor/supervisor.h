@@ -31,6 +31,7 @@ struct SupervisorOptions {
   uint32_t restart_backoff_ms = 200;     // doubles up to 10 s, starts anew after a healthy minute
   uint32_t stop_timeout_ms = 3'000;      // from SIGTERM to SIGKILL
   uint32_t survivor_timeout_ms = 5'000;  // for a worker of an earlier daemon process to connect
+  uint32_t hello_timeout_ms = 5'000;     // from a connection to its Hello
 };
 
 // How a worker's process ended.

@@ -41,6 +41,10 @@ class Channel {
   virtual void close() = 0;
 };
 
+// So many channels of one fabric to one peer live at a time: the peer ends the oldest when another
+// comes. Of a peer that vanished without a word nothing else would tell.
+inline constexpr size_t kMaxChannelsFromOne = 8;
+
 class Fabric {
  public:
   virtual ~Fabric() = default;  // closes every channel
@@ -55,6 +59,7 @@ struct FabricOptions {
   std::string address = "127.0.0.1";
   uint16_t port = 0;
   uint32_t timeout_ms = 5'000;  // of every operation and connect
+  size_t max_channels_in = 1024;  // that peers have open to us; the oldest gives way to another
 };
 
 // Registers `region`, which must outlive the fabric. kFabricUnavailable, kAddressInUse.

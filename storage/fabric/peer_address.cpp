@@ -14,7 +14,7 @@ namespace {
 static_assert(std::endian::native == std::endian::little, "the greeting is sent as it lies here");
 
 constexpr uint32_t kMagic = 0x48464642;  // "HFFB"
-constexpr uint32_t kProtocol = 1;
+constexpr uint32_t kProtocol = 2;
 constexpr std::string_view kPrefix = "holdfast-fabric";
 
 // FNV-1a: the greeting has room for 8 bytes of the release's name.
@@ -62,7 +62,11 @@ Result<PeerAddress> parse_address(const FabricAddress& text) {
   return address;
 }
 
-Greeting make_greeting(uint64_t region_id, uint64_t key, uint64_t base, uint64_t length) {
+Greeting make_request(uint64_t wanted_region, uint64_t own_region) {
+  return {kMagic, kProtocol, name_hash(HOLDFAST_RELEASE), wanted_region, own_region, 0, 0};
+}
+
+Greeting make_answer(uint64_t region_id, uint64_t key, uint64_t base, uint64_t length) {
   return {kMagic, kProtocol, name_hash(HOLDFAST_RELEASE), region_id, key, base, length};
 }
 

@@ -29,13 +29,14 @@ struct Greeting {
   uint32_t protocol = 0;
   uint64_t release = 0;    // hash of the release's name
   uint64_t region_id = 0;  // request: the region that is wanted; answer: the one that is served
-  uint64_t key = 0;        // as in fi_mr_key
-  uint64_t base = 0;       // what remote offset 0 is called in an RMA operation
-  uint64_t length = 0;     // of the region in bytes
+  uint64_t key = 0;        // request: the region of who asks; answer: as in fi_mr_key
+  uint64_t base = 0;       // answer: what remote offset 0 is called in an RMA operation
+  uint64_t length = 0;     // answer: of the region in bytes
 };
 static_assert(sizeof(Greeting) == 48);
 
-Greeting make_greeting(uint64_t region_id, uint64_t key, uint64_t base, uint64_t length);
+Greeting make_request(uint64_t wanted_region, uint64_t own_region);
+Greeting make_answer(uint64_t region_id, uint64_t key, uint64_t base, uint64_t length);
 // kFabricProtocol: no greeting, or one of another protocol or release.
 Result<Greeting> read_greeting(std::span<const std::byte> data);
 

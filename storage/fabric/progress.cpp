@@ -14,8 +14,6 @@
 namespace holdfast::storage {
 namespace {
 
-// Connections made to us beyond this are refused: each costs a socket and a completion queue.
-constexpr size_t kMaxEndpoints = 1024;
 constexpr uint32_t kBarrenLoops = 16;
 
 uint64_t random_id() {
@@ -33,6 +31,7 @@ Result<std::shared_ptr<Progress>> Progress::open(const FabricOptions& options,
   progress->region_ = region;
   progress->timeout_ = std::chrono::milliseconds(options.timeout_ms);
   progress->region_id_ = random_id();
+  progress->max_channels_in_ = options.max_channels_in;
   RETURN_IF_ERROR(progress->open_descriptors());
   progress->thread_ = std::thread([raw = progress.get()] { raw->run(); });
   return progress;
@@ -175,15 +174,45 @@ void Progress::on_event(uint32_t event, const fi_eq_cm_entry& entry,
 
 void Progress::on_request(fi_info& info, std::span<const std::byte> data) {
   const auto asked = read_greeting(data);
-  if (!asked || asked->region_id != region_id_ || endpoints_.size() >= kMaxEndpoints) {
+  if (!asked || asked->region_id != region_id_) {
     fi_reject(provider_.listener.get(), info.handle, nullptr, 0);
     return;
   }
+  make_room(asked->key);
   auto endpoint =
       std::make_shared<Endpoint>(provider_, region_, "a peer", timeout_, [](const Status&) {});
   Status accepted = add(endpoint, info);
-  if (accepted) accepted = endpoint->accept(greeting(region_id_));
+  if (accepted) {
+    Known& known = endpoints_.at(&endpoint->ep()->fid);
+    known.sender = asked->key;
+    known.number = ++accepted_;
+    accepted = endpoint->accept(make_answer(region_id_, fi_mr_key(provider_.region.get()),
+                                            provider_.remote_base, region_.size()));
+  }
   if (!accepted) endpoint->lose(std::move(accepted).error());
+}
+
+// Each costs a socket and a completion queue, and one whose peer vanished without a word looks like
+// one that is idle.
+void Progress::make_room(uint64_t sender) {
+  size_t all = 0, of_sender = 0;
+  const Known *oldest = nullptr, *oldest_of_sender = nullptr;
+  const auto older = [](const Known& known, const Known* than) {
+    return than == nullptr || known.number < than->number;
+  };
+  for (const auto& [id, known] : endpoints_) {
+    if (known.wanted_region != 0 || known.endpoint->lost()) continue;
+    ++all;
+    if (older(known, oldest)) oldest = &known;
+    if (known.sender != sender) continue;
+    ++of_sender;
+    if (older(known, oldest_of_sender)) oldest_of_sender = &known;
+  }
+  if (of_sender >= kMaxChannelsFromOne) {
+    oldest_of_sender->endpoint->lose({ErrorCode::kFabricLost, "its peer has connected anew"});
+  } else if (all >= max_channels_in_) {
+    oldest->endpoint->lose({ErrorCode::kFabricLost, "another peer needs its room"});
+  }
 }
 
 void Progress::on_answer(Endpoint& endpoint, std::span<const std::byte> data) {
@@ -210,18 +239,13 @@ Status Progress::add(const std::shared_ptr<Endpoint>& endpoint, fi_info& info) {
   if (epoll_ctl(epoll_, EPOLL_CTL_ADD, descriptor, &event) != 0)
     return fail(ErrorCode::kFabricLost,
                 fmt::format("epoll of a completion queue: {}", std::strerror(errno)));
-  endpoints_[&endpoint->ep()->fid] = {endpoint, 0};
+  endpoints_[&endpoint->ep()->fid] = {endpoint};
   return {};
 }
 
 std::shared_ptr<Endpoint> Progress::find(fid_t id) const {
   const auto it = endpoints_.find(id);
   return it == endpoints_.end() || it->second.endpoint->lost() ? nullptr : it->second.endpoint;
-}
-
-Greeting Progress::greeting(uint64_t region_id) const {
-  return make_greeting(region_id, fi_mr_key(provider_.region.get()), provider_.remote_base,
-                       region_.size());
 }
 
 Result<std::shared_ptr<Endpoint>> Progress::connect(Info info, const PeerAddress& peer) {
@@ -238,7 +262,7 @@ Result<std::shared_ptr<Endpoint>> Progress::connect(Info info, const PeerAddress
     if (started) started = add(endpoint, *shared_info);
     if (started) {
       endpoints_.at(&endpoint->ep()->fid).wanted_region = region_id;
-      started = endpoint->connect(*shared_info, greeting(region_id));
+      started = endpoint->connect(*shared_info, make_request(region_id, region_id_));
     }
     if (!started) endpoint->lose(std::move(started).error());
   });

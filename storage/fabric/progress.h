@@ -49,12 +49,15 @@ class Progress {
   void wait_for_work();
   Status add(const std::shared_ptr<Endpoint>& endpoint, fi_info& info);
   std::shared_ptr<Endpoint> find(fid_t id) const;
-  Greeting greeting(uint64_t region_id) const;
+  // Ends the oldest connection made to us if `sender`, or all peers together, have too many.
+  void make_room(uint64_t sender);
 
   Provider provider_;
   std::span<std::byte> region_;
   std::chrono::milliseconds timeout_{0};
   uint64_t region_id_ = 0;
+  size_t max_channels_in_ = 0;
+  uint64_t accepted_ = 0;
   int epoll_ = -1;
   int wake_ = -1;
   uint32_t barren_ = 0;  // loops in a row in which libfabric forbade sleeping, yet nothing moved
@@ -62,6 +65,8 @@ class Progress {
   struct Known {
     std::shared_ptr<Endpoint> endpoint;
     uint64_t wanted_region = 0;  // 0: the peer connected to us
+    uint64_t sender = 0;         // then: the peer's region
+    uint64_t number = 0;         // in the order of their coming
   };
   std::map<fid_t, Known> endpoints_;
   Mutex mutex_;

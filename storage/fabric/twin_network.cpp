@@ -187,6 +187,11 @@ Result<std::shared_ptr<Link>> FabricNetwork::State::connect(const std::shared_pt
     return fail(ErrorCode::kFabricLost, fmt::format("no fabric is open at {}", peer));
   auto link = std::make_shared<Link>(Link{from, to, timeout});
   std::erase_if(links_, [](const auto& known) { return known.expired(); });
+  std::vector<std::shared_ptr<Link>> same;  // oldest first
+  for (const auto& known : links_)
+    if (auto other = known.lock(); other && other->from == from && other->to == to && !other->lost)
+      same.push_back(std::move(other));
+  if (same.size() >= kMaxChannelsFromOne) same.front()->lost = true;
   links_.push_back(link);
   return link;
 }

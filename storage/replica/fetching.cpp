@@ -6,7 +6,6 @@
 
 #include "base/checksum.h"
 #include "base/fault_point.h"
-#include "storage/replica/messages.h"
 
 namespace holdfast::storage {
 
@@ -24,13 +23,18 @@ void Fetching::set_epoch(Epoch epoch) {
 }
 
 void Fetching::start(Epoch epoch, uint64_t job, const StateVersion& state,
-                     const std::vector<ShardId>& shards, const NodeId& from, Done done) {
+                     const std::vector<WantedShard>& shards, const NodeId& from, Done done) {
   auto fetch = std::make_shared<Fetch>();
   fetch->epoch = epoch;
   fetch->job = job;
   fetch->state = state;
   fetch->from = from;
-  fetch->wanted = {shards.begin(), shards.end()};
+  LocateRequest request{epoch, job, state, {}};
+  for (const WantedShard& wanted : shards) {
+    if (!fetch->wanted.insert(wanted.shard).second) continue;
+    fetch->lengths[wanted.shard] = wanted.length;
+    request.shards.push_back(wanted.shard);
+  }
   fetch->done = std::move(done);
   open_.insert(fetch);
   if (epoch != epoch_) {
@@ -38,7 +42,6 @@ void Fetching::start(Epoch epoch, uint64_t job, const StateVersion& state,
                                                          to_string(epoch), to_string(epoch_))});
     return;
   }
-  const LocateRequest request{epoch, job, state, shards};
   // The holder verifies what it names; how many bytes that is only it knows.
   const int64_t timeout_ms =
       options_.call_timeout_ms + static_cast<int64_t>(arena_.usage().size_bytes >> 26) * 1'000;
@@ -70,11 +73,29 @@ void Fetching::located(const FetchPtr& fetch, const Result<std::string>& reply) 
   end_if_settled(fetch);
 }
 
+// Before any room is taken for what it names.
+Status Fetching::check(const Fetch& fetch, const LocateReply& reply) const {
+  std::set<ShardId> named;
+  for (const LocatedBlock& block : reply.blocks) {
+    const auto asked = fetch.lengths.find(block.shard);
+    if (asked == fetch.lengths.end() || !named.insert(block.shard).second)
+      return fail(ErrorCode::kBadMessage,
+                  fmt::format("{} names {}, which was {}", fetch.from.value,
+                              to_string(block.shard),
+                              asked == fetch.lengths.end() ? "not asked for" : "named already"));
+    if (block.length != asked->second)
+      return fail(ErrorCode::kBadMessage,
+                  fmt::format("{} names {} bytes of {}, which has {}", fetch.from.value,
+                              block.length, to_string(block.shard), asked->second));
+  }
+  return {};
+}
+
 Status Fetching::read_all(const FetchPtr& fetch, const std::string& text) {
   ASSIGN_OR_RETURN(const auto reply,
                    from_json_text<LocateReply>(text, "blocks of " + fetch->from.value));
+  RETURN_IF_ERROR(check(*fetch, reply));
   for (const LocatedBlock& block : reply.blocks) {
-    if (!fetch->wanted.contains(block.shard) || fetch->reading.contains(block.shard)) continue;
     ASSIGN_OR_RETURN(const BlockInfo own,
                      arena_.allocate(block.length, options_.self, fetch->epoch));
     Reading& reading = fetch->reading[block.shard];

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "storage/replica/messages.h"
 #include "storage/replica/peer_links.h"
 #include "storage/replica/replicator.h"
 
@@ -24,7 +25,7 @@ class Fetching : public std::enable_shared_from_this<Fetching> {
   // The caller has closed every link.
   void set_epoch(Epoch epoch);
   void start(Epoch epoch, uint64_t job, const StateVersion& state,
-             const std::vector<ShardId>& shards, const NodeId& from, Done done);
+             const std::vector<WantedShard>& shards, const NodeId& from, Done done);
 
  private:
   struct Reading {
@@ -37,6 +38,7 @@ class Fetching : public std::enable_shared_from_this<Fetching> {
     uint64_t job = 0;
     StateVersion state;
     NodeId from;
+    std::map<ShardId, uint64_t> lengths;  // of all that was asked for
     std::set<ShardId> wanted;            // neither read nor failed
     std::map<ShardId, Reading> reading;  // their blocks are ours to free once the read is over
     FetchResult result;
@@ -46,6 +48,7 @@ class Fetching : public std::enable_shared_from_this<Fetching> {
   using FetchPtr = std::shared_ptr<Fetch>;
 
   void located(const FetchPtr& fetch, const Result<std::string>& reply);
+  Status check(const Fetch& fetch, const LocateReply& reply) const;
   Status read_all(const FetchPtr& fetch, const std::string& text);
   void read_done(const FetchPtr& fetch, ShardId shard, const Status& status);
   void verify(const FetchPtr& fetch, ShardId shard);

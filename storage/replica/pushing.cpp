@@ -3,10 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <set>
 #include <utility>
 
 #include "base/fault_point.h"
-#include "storage/replica/messages.h"
 
 namespace holdfast::storage {
 
@@ -105,18 +105,31 @@ void Pushing::granted(const AttemptPtr& attempt, const Result<std::string>& repl
   }
 }
 
+// Each shard is granted or held, once.
+Status Pushing::check(const Attempt& attempt, const GrantReply& grant) {
+  std::vector<ShardId> named = grant.have;
+  for (const GrantedBlock& block : grant.blocks) named.push_back(block.shard);
+  std::set<ShardId> settled;
+  for (const ShardId shard : named) {
+    const bool ours = attempt.sources.contains(shard);
+    if (!ours || !settled.insert(shard).second)
+      return fail(ErrorCode::kBadMessage,
+                  fmt::format("{} granted {}, which was {}", attempt.holder.value, to_string(shard),
+                              ours ? "granted already" : "not asked for"));
+  }
+  if (settled.size() != attempt.sources.size())
+    return fail(ErrorCode::kBadMessage,
+                fmt::format("{} granted {} of {} shards", attempt.holder.value, settled.size(),
+                            attempt.sources.size()));
+  return {};
+}
+
 Status Pushing::write(const AttemptPtr& attempt, const std::string& text) {
   ASSIGN_OR_RETURN(const auto grant,
                    from_json_text<GrantReply>(text, "grant of " + attempt->holder.value));
   if (fault_point_fails("replica.write"))
     return fail(ErrorCode::kFabricLost, "fault point replica.write");
-  size_t settled = grant.have.size();
-  for (const GrantedBlock& block : grant.blocks)
-    settled += attempt->sources.contains(block.shard) ? 1 : 0;
-  if (settled != attempt->sources.size())
-    return fail(ErrorCode::kBadMessage,
-                fmt::format("{} granted {} of {} shards", attempt->holder.value, settled,
-                            attempt->sources.size()));
+  RETURN_IF_ERROR(check(*attempt, grant));
   attempt->writes_open = static_cast<uint32_t>(grant.blocks.size());
   for (const GrantedBlock& block : grant.blocks) {
     const Source& source = attempt->sources.at(block.shard);

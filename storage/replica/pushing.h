@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "storage/replica/messages.h"
 #include "storage/replica/peer_links.h"
 #include "storage/replica/replicator.h"
 
@@ -56,6 +57,7 @@ class Pushing : public std::enable_shared_from_this<Pushing> {
                                                const std::vector<HeldBlock>& blocks);
   void ask_grant(const AttemptPtr& attempt);
   void granted(const AttemptPtr& attempt, const Result<std::string>& reply);
+  static Status check(const Attempt& attempt, const GrantReply& grant);
   Status write(const AttemptPtr& attempt, const std::string& grant);
   void written(const AttemptPtr& attempt, const Status& status);
   void ask_commit(const AttemptPtr& attempt);

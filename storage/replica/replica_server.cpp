@@ -208,7 +208,13 @@ void ReplicaServer::Impl::grant(const GrantRequest& request, Reply reply) {
            (t.number < request.ticket.number && !open.contains(t.number));
   });
   std::set<ShardId> shards;
-  for (const ShardBytes& s : request.shards) shards.insert(s.shard);
+  for (const ShardBytes& s : request.shards)
+    if (!shards.insert(s.shard).second) {
+      reply(fail(ErrorCode::kBadMessage,
+                 fmt::format("a grant request of {} names {} twice", request.ticket.writer.value,
+                             to_string(s.shard))));
+      return;
+    }
   find_verified(request.job, request.state, std::move(shards),
                 [this, request, reply = std::move(reply)](const Found& found) {
                   const auto granted = allocate(request, found);

@@ -40,7 +40,7 @@ void Replicator::replicate(Epoch epoch, uint64_t job, const StateVersion& state,
 }
 
 void Replicator::fetch(Epoch epoch, uint64_t job, const StateVersion& state,
-                       const std::vector<ShardId>& shards, const NodeId& from,
+                       const std::vector<WantedShard>& shards, const NodeId& from,
                        std::function<void(FetchResult)> done) {
   impl_->fetching_->start(epoch, job, state, shards, from, std::move(done));
 }

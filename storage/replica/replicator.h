@@ -36,6 +36,11 @@ struct HeldBlock {
   BlockIndex block;
 };
 
+struct WantedShard {
+  ShardId shard;
+  uint64_t length = 0;  // what any good copy has: nothing else is read
+};
+
 struct HolderResult {
   NodeId holder;
   Status status;  // success: every shard is published and verified there
@@ -68,7 +73,7 @@ class Replicator {
   // Copies shards at `state` from one node. `done` is called once; each shard is in blocks or
   // failed.
   void fetch(Epoch epoch, uint64_t job, const StateVersion& state,
-             const std::vector<ShardId>& shards, const NodeId& from,
+             const std::vector<WantedShard>& shards, const NodeId& from,
              std::function<void(FetchResult)> done);
 
  private:

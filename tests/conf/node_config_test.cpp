@@ -70,6 +70,13 @@ struct BadNode {
 TEST(NodeConfigTest, WhatIsWrongIsNamed) {
   const BadNode table[] = {
       {"listen = \"nowhere\"", ErrorCode::kConfigValue, "listen = \"nowhere\" must be host:port"},
+      {"name = \"rack 1/node\"", ErrorCode::kConfigValue, "name = \"rack 1/node\" must be 1 to 64"},
+      {"name = \"\"", ErrorCode::kConfigValue, "name = \"\" must be 1 to 64"},
+      {"name = \"a\\r\\nX-Role: seed\"", ErrorCode::kConfigValue, "must be 1 to 64 letters"},
+      {"[cluster]\nname = \"a&b\"", ErrorCode::kConfigValue, "cluster.name = \"a&b\" must be 1 to"},
+      {"[cluster]\nname = \"\"", ErrorCode::kConfigValue, "cluster.name = \"\" must be 1 to 64"},
+      {"[cluster]\nname = \"" + std::string(65, 'a') + "\"", ErrorCode::kConfigValue,
+       "must be 1 to 64 letters"},
       {"listen = \"host:70000\"", ErrorCode::kConfigValue, "must be host:port"},
       {"listen = \"0.0.0.0:7400\"", ErrorCode::kConfigValue,
        "is no address that other nodes could connect to"},

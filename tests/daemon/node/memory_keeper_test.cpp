@@ -3,39 +3,17 @@
 
 #include "daemon/node/memory_store.h"
 #include "tests/daemon/node/node_test_help.h"
+#include "tests/storage/catalog/full_disk.h"
 
 namespace holdfast::daemon {
 namespace {
-
-// Refuses writes while `full`.
-struct FullDisk final : storage::Catalog {
-  Result<std::optional<std::string>> get(const std::string& key) override {
-    return inner->get(key);
-  }
-  Status write(const std::vector<Write>& writes, storage::Durability durability) override {
-    ++tries;
-    if (full) return fail(ErrorCode::kDiskFull, "no space left");
-    return inner->write(writes, durability);
-  }
-  Status compare_and_swap(const std::string& key, const std::optional<std::string>& expected,
-                          const std::string& value) override {
-    return inner->compare_and_swap(key, expected, value);
-  }
-  Result<std::vector<Entry>> scan(const std::string& prefix, const std::string& from, size_t limit,
-                                  bool newest_first) override {
-    return inner->scan(prefix, from, limit, newest_first);
-  }
-  std::unique_ptr<storage::Catalog> inner = storage::make_memory_catalog();
-  bool full = false;
-  int tries = 0;
-};
 
 class MemoryKeeperTest : public NodeTest {
  protected:
   AgentMemory of_epoch(uint32_t number) const {
     return {{1, number}, job_.config, job_.submitted_in, {}, {}};
   }
-  FullDisk disk_;
+  storage::FullDisk disk_;
   std::vector<std::string> notes_;
   MemoryKeeper keeper_{disk_, loop_, [this](const std::string& text) { notes_.push_back(text); }};
 };
@@ -72,6 +50,25 @@ TEST_F(MemoryKeeperTest, ALaterChangeThatIsStoredEndsTheRetries) {
   EXPECT_EQ(load_memory(disk_)->epoch, (Epoch{1, 3}));
 }
 
+TEST_F(MemoryKeeperTest, ARecordThatNamesALaneOrShardThatIsNotThereIsRefused) {
+  AgentMemory memory = of_epoch(1);
+  CommandRestore restore;
+  restore.view.epoch = {1, 1};
+  restore.view.members = {{{self_, 0}, Coordinate{}, {}}};
+  restore.view.owner_lane.assign(job_.layout.shard_count(), 0);
+  memory.views = {restore};
+  ASSERT_TRUE(save_memory(disk_, memory));
+  EXPECT_TRUE(load_memory(disk_));
+  memory.views[0].lane = 1;
+  ASSERT_TRUE(save_memory(disk_, memory));
+  const auto refused = load_memory(disk_);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, ErrorCode::kBadMessage);
+  JobAgent agent({self_, 1, 1'500, "/arena", "127.0.0.1"},
+                 {*arena_, workers_, replicas_, loop_, report(), [](const AgentMemory&) {}}, memory);
+  EXPECT_EQ(replicas_.opened, Epoch{}) << "and does no harm";
+}
+
 // The agent goes through a whole view change meanwhile.
 TEST_F(MemoryKeeperTest, AViewChangesWithAFullDisk) {
   disk_.full = true;
@@ -84,6 +81,7 @@ TEST_F(MemoryKeeperTest, AViewChangesWithAFullDisk) {
   CommandRestore restore;
   restore.view.epoch = {1, 1};
   restore.view.members = {{{self_, 0}, Coordinate{}, {}}};
+  restore.view.owner_lane.assign(job_.layout.shard_count(), 0);
   restore.owned = {{0, ShardSource::kInitial, {}}};
   agent.on_command(restore);
   EXPECT_EQ(workers_.count<train::Restore>(), 1u);

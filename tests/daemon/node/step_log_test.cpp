@@ -66,6 +66,21 @@ TEST(StepLog, ARowTellsTheLongestStallOfAnyLane) {
   EXPECT_EQ((*rows)[0].stall_seconds, 0.3) << "what was told again does not count";
 }
 
+TEST(StepLog, TheNewestRowsAreKept) {
+  const auto catalog = storage::make_memory_catalog();
+  StepLog log(*catalog, 50);
+  for (uint32_t epoch = 1; epoch <= 2; ++epoch) {
+    for (uint64_t number = 0; number < 400; ++number)
+      ASSERT_TRUE(log.record(kJob, report(number, 0, 0, epoch)));
+    const auto rows = log.rows(kJob, Step(0), 10'000);
+    ASSERT_TRUE(rows) << rows.error().to_string();
+    EXPECT_GE(rows->size(), 50u);
+    EXPECT_LE(rows->size(), 50 + storage::KeepNewest::kEvery);
+    EXPECT_EQ(rows->back().step, Step(399));
+    ASSERT_TRUE(log.void_above(kJob, Version(0)));  // and again from the start
+  }
+}
+
 TEST(StepLog, RowsOfAnEarlierReleaseAreRead) {
   const auto catalog = storage::make_memory_catalog();
   StepLog log(*catalog);

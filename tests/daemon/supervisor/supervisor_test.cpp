@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
@@ -275,6 +276,56 @@ TEST_F(SupervisorTest, AProcessThatTakesLongToEndIsToldOfBeforeItIsGone) {
   EXPECT_EQ(ends_[0].pid, pid);
   ::waitpid(pid, nullptr, 0);
   for (const int fd : {go_on[0], go_on[1], said[0]}) ::close(fd);
+}
+
+int connect_to(const std::filesystem::path& folder) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  (folder / "worker.sock").string().copy(address.sun_path, sizeof address.sun_path - 1);
+  const int fd = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  EXPECT_EQ(::connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+  return fd;
+}
+
+TEST_F(SupervisorTest, ThoseThatSayNothingDoNotLockWorkersOut) {
+  SupervisorOptions o = options("/bin/true");
+  o.hello_timeout_ms = 50;
+  start(o);
+  std::vector<int> connections;
+  for (int i = 0; i < 64; ++i) {
+    connections.push_back(connect_to(folder_.path()));
+    test::run_ready(io_);
+  }
+  ASSERT_TRUE(test::run_until(
+      io_, [&] { return notes_.find("said nothing for 50 ms") != std::string::npos; }));
+  test::run_ready(io_);
+  connections.push_back(connect_to(folder_.path()));
+  say(connections.back(), train::Fatal{});
+  EXPECT_TRUE(test::run_until(
+      io_, [&] { return notes_.find("did not begin with Hello") != std::string::npos; }));
+  for (const int fd : connections) ::close(fd);
+}
+
+// The connection waits in the backlog; the loop may not spin until it can be taken.
+TEST_F(SupervisorTest, WithoutDescriptorsItWaitsAndThenAccepts) {
+  start(options("/bin/true"));
+  test::run_ready(io_);
+  const int client = connect_to(folder_.path());
+  say(client, train::Fatal{});
+  rlimit limit{};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &limit), 0);
+  rlimit none = limit;
+  none.rlim_cur = 0;  // for new descriptors; those that are open stay
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &none), 0);
+  size_t handlers = 0;
+  const auto until = std::chrono::steady_clock::now() + std::chrono::milliseconds(350);
+  while (std::chrono::steady_clock::now() < until) handlers += io_.run_one_until(until);
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &limit), 0);
+  EXPECT_GE(handlers, 2u);
+  EXPECT_LE(handlers, 12u);
+  EXPECT_TRUE(test::run_until(
+      io_, [&] { return notes_.find("did not begin with Hello") != std::string::npos; }));
+  ::close(client);
 }
 
 TEST_F(SupervisorTest, TwoDaemonsCannotServeOneStateFolder) {

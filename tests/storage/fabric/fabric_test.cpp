@@ -220,6 +220,28 @@ TEST_P(FabricTest, a_hundred_connections_one_after_the_other) {
   std::printf("connect, 1000 bytes, close: %.3f ms each\n", ms_since(start) / 100);
 }
 
+// Without a word of their end, as of a peer that was cut off and came back.
+TEST_P(FabricTest, connections_that_were_left_behind_make_room_for_new_ones) {
+  Member a = open("a", 1), b = open("b", 2), other = open("c", 3);
+  auto of_another = connect(other, b);
+  std::vector<std::unique_ptr<Channel>> channels;
+  for (int i = 0; i < 30; ++i) {
+    channels.push_back(connect(a, b));
+    ASSERT_TRUE(channels.back()) << i;
+    ASSERT_TRUE(write_now(*channels.back(), 0, 0, 1000)) << i;
+  }
+  const auto living = [&] {
+    return std::count_if(channels.begin(), channels.end(),
+                         [](const auto& channel) { return !channel->lost(); });
+  };
+  const auto start = Clock::now();
+  while (living() > int{kMaxChannelsFromOne} && ms_since(start) < 5000) std::this_thread::yield();
+  EXPECT_EQ(living(), int{kMaxChannelsFromOne});
+  for (size_t i = channels.size() - kMaxChannelsFromOne; i < channels.size(); ++i)
+    EXPECT_TRUE(write_now(*channels[i], 0, 0, 1000)) << "the newest live: " << i;
+  EXPECT_TRUE(write_now(*of_another, 0, 0, 1000)) << "of another peer";
+}
+
 TEST_P(FabricTest, completions_may_start_operations) {
   Member a = open("a", 1), b = open("b", 2);
   auto channel = connect(a, b);
@@ -293,6 +315,31 @@ TEST(FabricLibfabric, a_taken_port_and_an_unknown_provider_are_told_apart) {
 }
 
 // A name server that does not answer holds up whoever asks it longer than any limit of ours.
+TEST(FabricLibfabric, a_full_fabric_takes_the_newest_peer_instead_of_the_oldest) {
+  FabricOptions options{"tcp", "127.0.0.1", 0, 10'000};
+  auto own_region = random_bytes(1 << 20, 1);
+  options.max_channels_in = 3;
+  auto full = open_libfabric(options, own_region);
+  ASSERT_TRUE(full) << full.error().to_string();
+  std::vector<Member> peers;
+  std::vector<std::unique_ptr<Channel>> channels;
+  for (uint64_t i = 0; i < 5; ++i) {
+    peers.push_back({random_bytes(1 << 20, i), nullptr});
+    auto fabric = open_libfabric({"tcp", "127.0.0.1", 0, 10'000}, peers.back().region);
+    ASSERT_TRUE(fabric) << fabric.error().to_string();
+    peers.back().fabric = std::move(*fabric);
+    auto channel = peers.back().fabric->connect((*full)->address());
+    ASSERT_TRUE(channel) << i << ": " << channel.error().to_string();
+    channels.push_back(std::move(*channel));
+    EXPECT_TRUE(write_now(*channels.back(), 0, 0, 1000)) << i;
+  }
+  const auto start = Clock::now();
+  while (!(channels[0]->lost() && channels[1]->lost()) && ms_since(start) < 5000)
+    std::this_thread::yield();
+  EXPECT_TRUE(channels[0]->lost() && channels[1]->lost());
+  for (size_t i = 2; i < 5; ++i) EXPECT_TRUE(write_now(*channels[i], 0, 0, 1000)) << i;
+}
+
 TEST(FabricLibfabric, a_name_is_looked_up_once_and_peers_get_the_number) {
   std::vector<std::byte> region(4096);
   auto fabric = open_libfabric({"tcp", "localhost", 0, 5'000}, region);

@@ -41,6 +41,11 @@ inline std::vector<std::byte> shard_bytes(ShardId shard, const StateVersion& sta
   return bytes;
 }
 
+inline WantedShard wanted_shard(uint32_t group) {
+  const ShardId shard{GroupIndex(group), SliceIndex(0)};
+  return {shard, shard_length(shard)};
+}
+
 // One node: arena, fabric and both sides of replication. Destroying it is the end of its process;
 // the arena file stays.
 struct TestNode {
@@ -171,8 +176,8 @@ class SeededCluster {
   }
   FetchResult fetch(uint32_t to, Epoch epoch, const StateVersion& state, uint32_t count,
                     uint32_t from) {
-    std::vector<ShardId> shards;
-    for (uint32_t i = 0; i < count; ++i) shards.push_back({GroupIndex(i), SliceIndex(0)});
+    std::vector<WantedShard> shards;
+    for (uint32_t i = 0; i < count; ++i) shards.push_back(wanted_shard(i));
     std::optional<FetchResult> result;
     (*this)[to].replicator->fetch(epoch, kTestJob, state, shards, id(from),
                                   [&](FetchResult r) { result = std::move(r); });
@@ -183,6 +188,8 @@ class SeededCluster {
 
   // Called with the target before a request is carried out there.
   std::function<void(const NodeId& peer, const std::string& target)> before_request;
+  // Changes a reply on its way.
+  std::function<void(const std::string& target, std::string& reply)> tamper;
 
   Trouble trouble;
   TestFolder folder;
@@ -211,6 +218,7 @@ class SeededCluster {
       give_up();  // the process may end before it replies
       node->second->server->handle(target, body, [=, this](Result<std::string> reply) {
         if (loop.chance(trouble.request_lost)) return;
+        if (tamper && reply) tamper(target, *reply);
         loop.after_ms(loop.pick(10), [answer, reply = std::move(reply)] { answer(reply); });
       });
     });

@@ -158,8 +158,8 @@ TEST_F(ReplicationThreads, RoundTripIsByteEqual) {
   EXPECT_EQ(node(2).good_shards(kState), kAll);
 
   for (const HeldBlock& b : blocks) ASSERT_TRUE(node(0).arena->free(*node(0).arena->info(b.block)));
-  std::vector<ShardId> shards;
-  for (const HeldBlock& b : blocks) shards.push_back(b.shard);
+  std::vector<WantedShard> shards;
+  for (const HeldBlock& b : blocks) shards.push_back({b.shard, shard_length(b.shard)});
   std::optional<FetchResult> fetched;
   node(0).replicator->fetch(kOne, kTestJob, kState, shards, NodeId("n2"),
                             [&](FetchResult result) { fetched = std::move(result); });

@@ -98,8 +98,8 @@ class Walk {
   void fetch(uint32_t node) {
     if (states_.empty() || !cluster_.nodes.contains(SeededCluster::id(node))) return;
     if (cluster_[node].arena->usage().blocks > 60) return;
-    std::vector<ShardId> shards;
-    for (uint32_t i = 0; i < 12; ++i) shards.push_back({GroupIndex(i), SliceIndex(0)});
+    std::vector<WantedShard> shards;
+    for (uint32_t i = 0; i < 12; ++i) shards.push_back(wanted_shard(i));
     const size_t newest = std::min<size_t>(states_.size(), 5);
     const StateVersion state =
         states_[states_.size() - 1 - cluster_.loop.pick(static_cast<uint32_t>(newest))];
