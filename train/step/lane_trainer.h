@@ -70,7 +70,10 @@ class LaneTrainer final : public Trainer {
   Outcome settled(Outcome outcome) {
     if (outcome) return outcome;
     payload_.abandon();
-    if (const Status idle = device_->finish(); !idle) return fail(idle.error());
+    // Of exchanges that were given up just now it tells, too: that is no news.
+    if (const Status idle = device_->finish();
+        !idle && idle.error().code == ErrorCode::kDeviceFailed)
+      return fail(idle.error());
     return outcome;
   }
   Status begin_view(ViewCommunicator& comm);

@@ -203,18 +203,35 @@ pid_t start_survivor(const std::filesystem::path& folder, int go_on, int said) {
   ::_exit(0);
 }
 
-// Its words wait in the socket while it is killed: nobody is told of a worker that is gone.
-TEST_F(SupervisorTest, AWorkerThatWasKilledIsNotAdopted) {
-  int go_on[2], said[2];
-  ASSERT_EQ(::pipe(go_on), 0);
-  ASSERT_EQ(::pipe(said), 0);
-  const pid_t pid = start_survivor(folder_.path(), go_on[0], said[1]);
-  ::close(said[1]);
+// A survivor and the supervisor that finds it and can start no other.
+class SurvivorTest : public SupervisorTest {
+ protected:
+  void SetUp() override {
+    ASSERT_EQ(::pipe(go_on), 0);
+    ASSERT_EQ(::pipe(said), 0);
+    pid = start_survivor(folder_.path(), go_on[0], said[1]);
+    ::close(std::exchange(said[1], -1));
+    ASSERT_EQ(::read(said[0], &byte, 1), 1);
+    SupervisorOptions o = options(folder_.path() / "no-such-program");
+    o.restart_backoff_ms = 60'000;
+    start(o);
+  }
+  ~SurvivorTest() override {
+    if (pid > 0) {
+      ::kill(pid, SIGKILL);  // not reaped yet, so it is nobody else's number
+      ::waitpid(pid, nullptr, 0);
+    }
+    for (const int fd : {go_on[0], go_on[1], said[0], said[1]})
+      if (fd >= 0) ::close(fd);
+  }
+
+  int go_on[2] = {-1, -1}, said[2] = {-1, -1};
+  pid_t pid = -1;
   char byte = 0;
-  ASSERT_EQ(::read(said[0], &byte, 1), 1);
-  SupervisorOptions o = options(folder_.path() / "no-such-program");
-  o.restart_backoff_ms = 60'000;
-  start(o);
+};
+
+// Its words wait in the socket while it is killed: nobody is told of a worker that is gone.
+TEST_F(SurvivorTest, AWorkerThatWasKilledIsNotAdopted) {
   ASSERT_EQ(supervisor_->survivor(0), pid);
   supervisor_->ensure_worker(0);
   ASSERT_EQ(::write(go_on[1], "c", 1), 1);
@@ -225,43 +242,21 @@ TEST_F(SupervisorTest, AWorkerThatWasKilledIsNotAdopted) {
   EXPECT_EQ(ups_, 0);
   EXPECT_EQ(ends_[0].cause, Cause::kKilled);
   EXPECT_EQ(ends_[0].pid, pid);
-  ::waitpid(pid, nullptr, 0);
-  for (const int fd : {go_on[0], go_on[1], said[0]}) ::close(fd);
 }
 
-TEST_F(SupervisorTest, WhatAWorkerSaidBeforeItEndedIsHeardBeforeItsEnd) {
-  int go_on[2], said[2];
-  ASSERT_EQ(::pipe(go_on), 0);
-  ASSERT_EQ(::pipe(said), 0);
-  const pid_t pid = start_survivor(folder_.path(), go_on[0], said[1]);
-  ::close(said[1]);
-  char byte = 0;
-  ASSERT_EQ(::read(said[0], &byte, 1), 1);
-  SupervisorOptions o = options(folder_.path() / "no-such-program");
-  o.restart_backoff_ms = 60'000;
-  start(o);
+TEST_F(SurvivorTest, WhatAWorkerSaidBeforeItEndedIsHeardBeforeItsEnd) {
   supervisor_->ensure_worker(0);
   ASSERT_EQ(::write(go_on[1], "c", 1), 1);
   ASSERT_TRUE(test::run_until(io_, [&] { return ups_ == 1; }));
   ASSERT_EQ(::write(go_on[1], "f", 1), 1);
-  ASSERT_EQ(::waitpid(pid, nullptr, 0), pid);
+  siginfo_t ended{};
+  ASSERT_EQ(::waitid(P_PID, static_cast<id_t>(pid), &ended, WEXITED | WNOWAIT), 0);
   ASSERT_TRUE(wait_for_ends(1));
   EXPECT_EQ(heard_, std::vector<std::string>{"data_missing after 0 ends"});
   EXPECT_EQ(ends_[0].pid, pid);
-  for (const int fd : {go_on[0], go_on[1], said[0]}) ::close(fd);
 }
 
-TEST_F(SupervisorTest, AProcessThatTakesLongToEndIsToldOfBeforeItIsGone) {
-  int go_on[2], said[2];
-  ASSERT_EQ(::pipe(go_on), 0);
-  ASSERT_EQ(::pipe(said), 0);
-  const pid_t pid = start_survivor(folder_.path(), go_on[0], said[1]);
-  ::close(said[1]);
-  char byte = 0;
-  ASSERT_EQ(::read(said[0], &byte, 1), 1);
-  SupervisorOptions o = options(folder_.path() / "no-such-program");
-  o.restart_backoff_ms = 60'000;
-  start(o);
+TEST_F(SurvivorTest, AProcessThatTakesLongToEndIsToldOfBeforeItIsGone) {
   supervisor_->ensure_worker(0);
   ASSERT_EQ(::write(go_on[1], "c", 1), 1);
   ASSERT_TRUE(test::run_until(io_, [&] { return ups_ == 1; }));
@@ -274,8 +269,6 @@ TEST_F(SupervisorTest, AProcessThatTakesLongToEndIsToldOfBeforeItIsGone) {
   ASSERT_TRUE(wait_for_ends(1));
   EXPECT_EQ(dying_.size(), 1u);
   EXPECT_EQ(ends_[0].pid, pid);
-  ::waitpid(pid, nullptr, 0);
-  for (const int fd : {go_on[0], go_on[1], said[0]}) ::close(fd);
 }
 
 int connect_to(const std::filesystem::path& folder) {
