@@ -24,12 +24,25 @@ using JobId = StrongId<struct JobIdTag, std::string>;           // chosen by the
 using Step = StrongId<struct StepTag, uint64_t>;                // step s makes version s + 1
 using Version = StrongId<struct VersionTag, uint64_t>;          // updates applied
 using Lane = StrongId<struct LaneTag, uint32_t>;                // place among the live of a stage group
-using Coordinate = StrongId<struct CoordinateTag, uint32_t>;    // pipeline d (S = 1 so far)
+using PipelineIndex = StrongId<struct PipelineTag, uint32_t>;   // 0 .. D-1
+using StageIndex = StrongId<struct StageTag, uint32_t>;         // 0 .. S-1
 using LayerIndex = StrongId<struct LayerTag, uint32_t>;
 using ExpertIndex = StrongId<struct ExpertTag, uint32_t>;
 using GroupIndex = StrongId<struct GroupTag, uint32_t>;         // parameter group, canonical order
 using SliceIndex = StrongId<struct SliceTag, uint32_t>;         // 0 .. P-1
 using MicroBatchIndex = StrongId<struct MicroBatchTag, uint32_t>;  // 0 .. D*M-1 within a step
+
+// A worker's place. Ordered by stage, then by pipeline, as the members of a view are.
+struct Coordinate {
+  PipelineIndex pipeline;
+  StageIndex stage;
+
+  constexpr bool operator==(const Coordinate&) const = default;
+  constexpr std::strong_ordering operator<=>(const Coordinate& other) const {
+    if (const auto by_stage = stage <=> other.stage; by_stage != 0) return by_stage;
+    return pipeline <=> other.pipeline;
+  }
+};
 
 // The numbered membership. A cluster that lost its catalog gets a new incarnation, so that an epoch
 // number never names two views.
@@ -67,6 +80,7 @@ struct StateVersion {
   constexpr auto operator<=>(const StateVersion&) const = default;
 };
 
+std::string to_string(Coordinate coordinate);      // "(1,2)": pipeline, stage
 std::string to_string(Epoch epoch);                // "3.17": incarnation, number
 std::string to_string(ShardId shard);              // "g5/s2"
 std::string to_string(const StateVersion& state);  // "v120@3.17"

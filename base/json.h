@@ -26,6 +26,7 @@ boost::json::result<StrongId<Tag, Rep>> tag_invoke(
   return StrongId<Tag, Rep>(std::move(*rep));
 }
 
+BOOST_DESCRIBE_STRUCT(Coordinate, (), (pipeline, stage))
 BOOST_DESCRIBE_STRUCT(Epoch, (), (incarnation, number))
 BOOST_DESCRIBE_STRUCT(ShardId, (), (group, slice))
 BOOST_DESCRIBE_STRUCT(StateVersion, (), (version, made))

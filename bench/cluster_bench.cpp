@@ -62,7 +62,7 @@ ctl::Playground make_playground(const fs::path& directory, uint32_t nodes) {
 class Run {
  public:
   Run(const fs::path& directory, const conf::JobConfig& job)
-      : playground_(make_playground(directory, job.pipelines)) {}
+      : playground_(make_playground(directory, job.workers())) {}
   ~Run() {
     if (const Status stopped = playground_.stop_all(); !stopped)
       fmt::print(stderr, "cluster_bench: {}\n", stopped.error().to_string());
@@ -207,7 +207,7 @@ void measure(const Arguments& arguments) {
 
   const boost::json::object result{
       {"job", job.name.value},
-      {"workers", job.pipelines},
+      {"workers", job.workers()},
       {"processors", std::thread::hardware_concurrency()},
       {"step_ms_without_snapshots", 1e3 * median(none)},
       {"step_ms_with_dense_snapshots", 1e3 * median(dense)},

@@ -65,6 +65,29 @@ Status shards_fit(const JobConfig& job) {
                           m.experts, groups * job.slices(), kMostShards));
 }
 
+// Plans of several stages are made for so many at most (train/schedule/problem.h).
+constexpr uint32_t kMostPlannedPipelines = 1024;
+constexpr uint64_t kMostPlannedCells = uint64_t{1} << 22;
+
+Status validate_stages(const JobConfig& job) {
+  RETURN_IF_ERROR(in_range("stages", job.stages, 1U, job.model.layers));
+  RETURN_IF_ERROR(in_range("micro_batches_in_flight", job.micro_batches_in_flight, 0, 1 << 24));
+  if (job.stages == 1) return {};
+  if (job.backend == "cuda")
+    return fail(ErrorCode::kConfigValue,
+                fmt::format("stages = {} needs backend = \"cpu\": accelerators train one stage only",
+                            job.stages));
+  RETURN_IF_ERROR(in_range("stages", job.stages, 1, 256));
+  RETURN_IF_ERROR(in_range("pipelines", job.pipelines, 1U, kMostPlannedPipelines));
+  const uint64_t cells = uint64_t{job.pipelines} * job.micro_batches * job.stages;
+  if (cells > kMostPlannedCells)
+    return fail(ErrorCode::kConfigValue,
+                fmt::format("pipelines = {} x micro_batches = {} x stages = {} are {}; {} at most",
+                            job.pipelines, job.micro_batches, job.stages, cells,
+                            kMostPlannedCells));
+  return {};
+}
+
 Status validate_optimizer(const OptimizerConfig& o) {
   RETURN_IF_ERROR(in_range("optimizer.learning_rate", o.learning_rate, 0.0, 100.0));
   RETURN_IF_ERROR(in_range("optimizer.min_learning_rate", o.min_learning_rate, 0.0,
@@ -141,6 +164,7 @@ Status validate(const JobConfig& job) {
   RETURN_IF_ERROR(in_range("steps", job.steps, uint64_t{1}, uint64_t{1} << 40));
   RETURN_IF_ERROR(in_range("pipelines", job.pipelines, 1, 4096));
   RETURN_IF_ERROR(in_range("micro_batches", job.micro_batches, 1, 4096));
+  RETURN_IF_ERROR(validate_stages(job));
   RETURN_IF_ERROR(in_range("micro_batch_sequences", job.micro_batch_sequences, 1, 65536));
   RETURN_IF_ERROR(in_range("shards", job.shards, 0, 65536));
   RETURN_IF_ERROR(shards_fit(job));
@@ -167,10 +191,11 @@ Status validate(const JobConfig& job) {
                 fmt::format("snapshot.policy = \"{}\" must be \"dense\" or \"none\"",
                             job.snapshot.policy));
   RETURN_IF_ERROR(in_range("snapshot.every", job.snapshot.every, 1, 1'000'000));
-  if (job.pipelines > 1 && job.snapshot.replicas >= job.pipelines)
+  if (job.workers() > 1 && job.snapshot.replicas >= job.workers())
     return fail(ErrorCode::kConfigValue,
-                fmt::format("snapshot.replicas = {} needs more than that many workers, pipelines = {}",
-                            job.snapshot.replicas, job.pipelines));
+                fmt::format("snapshot.replicas = {} needs more than that many workers, pipelines{} = {}",
+                            job.snapshot.replicas, job.stages == 1 ? "" : " x stages",
+                            job.workers()));
   return {};
 }
 
@@ -182,7 +207,9 @@ Result<JobConfig> parse_job(const std::string& toml, const std::filesystem::path
   root.integer("seed", job.seed);
   root.integer("steps", job.steps);
   root.integer("pipelines", job.pipelines);
+  root.integer("stages", job.stages);
   root.integer("micro_batches", job.micro_batches);
+  root.integer("micro_batches_in_flight", job.micro_batches_in_flight);
   root.integer("micro_batch_sequences", job.micro_batch_sequences);
   root.integer("shards", job.shards);
   root.integer("slots_per_worker", job.slots_per_worker);

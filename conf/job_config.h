@@ -1,6 +1,7 @@
 // A job file (conf/jobs/*.toml), parsed and validated once, immutable afterwards.
 #pragma once
 
+#include <algorithm>
 #include <boost/describe.hpp>
 #include <cstdint>
 #include <filesystem>
@@ -54,8 +55,10 @@ struct JobConfig {
   JobId name;
   uint64_t seed = 1;  // initial weights
   uint64_t steps = 200;
-  uint32_t pipelines = 4;             // D: workers wanted (S = 1)
+  uint32_t pipelines = 4;             // D: workers of a stage
+  uint32_t stages = 1;                // S: the layers are split over so many workers
   uint32_t micro_batches = 2;         // M: per pipeline and step; a step has D*M
+  uint32_t micro_batches_in_flight = 0;  // that a lane holds at most; 0 stands for 2*S
   uint32_t micro_batch_sequences = 4; // B: sequences of T tokens in a micro-batch
   uint32_t shards = 0;                // P: slices per parameter group; 0 stands for D
   uint32_t slots_per_worker = 0;      // k; 0 stands for ceil(E / D)
@@ -71,7 +74,13 @@ struct JobConfig {
   OptimizerConfig optimizer;
   SnapshotConfig snapshot;
 
+  uint32_t workers() const { return pipelines * stages; }
   uint32_t slices() const { return shards == 0 ? pipelines : shards; }
+  // No more than there are in a step.
+  uint32_t in_flight() const {
+    const uint32_t wanted = micro_batches_in_flight == 0 ? 2 * stages : micro_batches_in_flight;
+    return std::min(wanted, pipelines * micro_batches);
+  }
   uint32_t slots() const {
     return slots_per_worker == 0 ? (model.experts + pipelines - 1) / pipelines : slots_per_worker;
   }
@@ -83,8 +92,8 @@ struct JobConfig {
   bool operator==(const JobConfig&) const = default;
 };
 BOOST_DESCRIBE_STRUCT(JobConfig, (),
-                      (name, seed, steps, pipelines, micro_batches, micro_batch_sequences, shards,
-                       slots_per_worker, tolerate, reproducible, routing, capacity_factor, backend,
+                      (name, seed, steps, pipelines, stages, micro_batches, micro_batches_in_flight,
+                       micro_batch_sequences, shards, slots_per_worker, tolerate, reproducible, routing, capacity_factor, backend,
                        evaluate_every, evaluate_micro_batches, model, data, optimizer, snapshot))
 
 // Names of jobs, nodes and clusters stand in paths, URLs and headers: 1 to 64 letters, digits, '-',

@@ -58,14 +58,17 @@ Status list_nodes(const Connection& connection) {
   ASSIGN_OR_RETURN(const boost::json::value body, get(connection, "/v1/nodes"));
   if (connection.json) return print_json(body);
   ASSIGN_OR_RETURN(const auto nodes, from_json<std::vector<api::Node>>(body, "nodes"));
-  Table table({"NODE", "STATE", "DOMAIN", "ADDRESS", "LANE", "PIPELINE", "WORKER", "SHARDS",
+  Table table({"NODE", "STATE", "DOMAIN", "ADDRESS", "LANE", "PIPELINE", "STAGE", "WORKER", "SHARDS",
                "REPLICAS ON", "ARENA"});
   for (const api::Node& node : nodes) {
     std::string holders;
     for (const NodeId& holder : node.holders)
       holders += (holders.empty() ? "" : ",") + holder.value;
+    const auto& place = node.coordinate;
+    const std::string pipeline = place ? std::to_string(place->pipeline.value) : "-";
+    const std::string stage = place ? std::to_string(place->stage.value) : "-";
     table.add({node.node.value, node.state, node.failure_domain, node.peer_address,
-               number_or_dash(node.lane), number_or_dash(node.coordinate), node.worker,
+               number_or_dash(node.lane), pipeline, stage, node.worker,
                std::to_string(node.shards_owned), holders.empty() ? "-" : holders,
                bytes_text(node.arena_bytes)});
   }

@@ -1,6 +1,8 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdio>
+#include <string>
 
 #include "base/json.h"
 #include "conf/job_config.h"
@@ -29,6 +31,20 @@ Status act(const Connection& connection, const std::string& job, const std::stri
   ASSIGN_OR_RETURN(const auto accepted, from_json<api::Accepted>(body, verb));
   fmt::print("{}\n", accepted.text);
   return {};
+}
+
+// "7 (4+3)": of all stages, and by stage.
+std::string lanes_text(const daemon::View& view, uint32_t stages) {
+  const std::string all = std::to_string(view.members.size());
+  if (stages == 1) return all;
+  std::string by_stage;
+  for (uint32_t s = 0; s < stages; ++s)
+    by_stage += (s == 0 ? "" : "+") +
+                std::to_string(std::count_if(
+                    view.members.begin(), view.members.end(), [&](const daemon::Member& m) {
+                      return m.coordinate.stage == StageIndex(s);
+                    }));
+  return fmt::format("{} ({})", all, by_stage);
 }
 
 }  // namespace
@@ -74,15 +90,17 @@ Status show_job(const Connection& connection, const std::string& job) {
   fmt::print("model    {} layers, width {}, {} heads ({} kv), {} experts of {}, top-{}, context {}\n",
              model.layers, model.width, model.heads, model.kv_heads, model.experts,
              model.expert_width, model.top_k, model.context);
-  fmt::print("step     {} pipelines x {} micro-batches of {} sequences{}\n", config.pipelines,
-             config.micro_batches, config.micro_batch_sequences,
+  const std::string stages =
+      config.stages == 1 ? "" : fmt::format(" of {} stages", config.stages);
+  fmt::print("step     {} pipelines{} x {} micro-batches of {} sequences{}\n", config.pipelines,
+             stages, config.micro_batches, config.micro_batch_sequences,
              config.reproducible ? ", reproducible" : "");
   fmt::print("data     {}\n", config.data.path);
   fmt::print("snapshot {}, {} replicas\n", config.snapshot.policy, config.snapshot.replicas);
   ASSIGN_OR_RETURN(const auto views, member<std::vector<daemon::View>>(body, "views"));
   Table table({"EPOCH", "BASE", "LANES", "WHY"});
   for (const daemon::View& view : views)
-    table.add({to_string(view.epoch), to_string(view.base), std::to_string(view.members.size()),
+    table.add({to_string(view.epoch), to_string(view.base), lanes_text(view, config.stages),
                view.reason});
   std::fputs(table.text().c_str(), stdout);
   return {};

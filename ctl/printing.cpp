@@ -47,9 +47,12 @@ std::string loss_text(const std::optional<double>& loss) {
 }
 
 void print_job_line(const api::JobSummary& job) {
-  fmt::print("job      {}: {}, step {} of {}, {} of {} pipelines, safe version {}\n",
-             job.name.value, job.state, job.step, job.steps, job.lanes, job.pipelines,
-             to_string(job.safe));
+  const std::string wanted =
+      job.stages == 1 ? fmt::format("{} pipelines", job.pipelines)
+                      : fmt::format("{} workers ({} pipelines of {} stages)",
+                                    job.pipelines * job.stages, job.pipelines, job.stages);
+  fmt::print("job      {}: {}, step {} of {}, {} of {}, safe version {}\n", job.name.value,
+             job.state, job.step, job.steps, job.lanes, wanted, to_string(job.safe));
   fmt::print("         loss {}, held-out {}", loss_text(job.train_loss),
              loss_text(job.held_out_loss));
   if (job.tokens_per_second)

@@ -180,7 +180,7 @@ Result<RunResult> run_once(const QuickstartArguments& arguments, const fs::path&
   ASSIGN_OR_RETURN(const conf::JobConfig job, make_job(arguments, tokens, name));
   PlaygroundOptions options;
   options.directory = arguments.directory / name;
-  options.nodes = job.pipelines;
+  options.nodes = job.workers();
   ASSIGN_OR_RETURN(Playground playground, Playground::create(options, true));
   const auto work = [&]() -> Result<RunResult> {
     RETURN_IF_ERROR(playground.start_all());

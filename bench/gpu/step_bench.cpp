@@ -157,7 +157,7 @@ Result<Row> measure(const std::string& name, const Options& options) {
                                    [&host](Step, uint32_t, bool) { host.mark(); });
   auto group = make_in_process_group(1, 600'000);
   const ParameterLayout layout(job.model, job.slices());
-  RETURN_IF_ERROR(trainer.open_view({Epoch{1, 1}, {}, 0, {0},
+  RETURN_IF_ERROR(trainer.open_view({Epoch{1, 1}, {}, 0, {0}, {},
                                      std::vector<uint32_t>(layout.shard_count(), 0)}));
   for (uint32_t shard = 0; shard < layout.shard_count(); ++shard)
     RETURN_IF_ERROR(trainer.init_shard(shard));

@@ -4,7 +4,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <bit>
 #include <boost/json.hpp>
 #include <cerrno>
 #include <cstdio>
@@ -13,6 +12,7 @@
 #include "base/check.h"
 #include "base/folders.h"
 #include "ctl/export/mixtral.h"
+#include "train/tensor/bf16.h"
 
 namespace holdfast::ctl {
 namespace {
@@ -30,12 +30,6 @@ tl::unexpected<Error> cannot(const char* what, const fs::path& path, const std::
 }
 
 }  // namespace
-
-uint16_t to_bfloat16(float value) {
-  const auto bits = std::bit_cast<uint32_t>(value);
-  if (value != value) return static_cast<uint16_t>((bits >> 16) | 0x40);  // quiet
-  return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-}
 
 Status check_is_free(const fs::path& folder) {
   std::error_code error;
@@ -100,7 +94,7 @@ Status ModelFolder::open_next() {
 
 Status ModelFolder::append(std::span<const float> values) {
   const uint64_t element = storage::element_bytes(options_.type);
-  std::vector<uint16_t> rounded;
+  std::vector<train::Bf16> rounded;
   while (!values.empty()) {
     while (open_->bytes_left() == 0) {
       CHECK(next_ < files_.size(), "{} elements too many", values.size());
@@ -115,7 +109,7 @@ Status ModelFolder::append(std::span<const float> values) {
         break;
       case storage::TensorType::kBfloat16:
         rounded.resize(now.size());
-        std::transform(now.begin(), now.end(), rounded.begin(), to_bfloat16);
+        std::transform(now.begin(), now.end(), rounded.begin(), train::to_bf16);
         RETURN_IF_ERROR(open_->append(std::as_bytes(std::span(rounded))));
         break;
     }
@@ -144,8 +138,9 @@ Status ModelFolder::finish() {
   RETURN_IF_ERROR(sync_folder(staging_));
   // In place of an empty folder, or of none.
   if (std::rename(staging_.c_str(), options_.folder.c_str()) != 0) {
-    if (errno == ENOTEMPTY || errno == EEXIST) return check_is_free(options_.folder);
-    return cannot("name", options_.folder, std::strerror(errno));
+    const int reason = errno;
+    RETURN_IF_ERROR(check_is_free(options_.folder));  // says it better, where it is that
+    return cannot("name", options_.folder, std::strerror(reason));
   }
   return sync_folder(options_.folder.parent_path());
 }

@@ -61,7 +61,4 @@ class ModelFolder {
   std::unique_ptr<storage::SafetensorsWriter> open_;
 };
 
-// Rounds to the nearest, ties to even; NaN stays NaN.
-uint16_t to_bfloat16(float value);
-
 }  // namespace holdfast::ctl

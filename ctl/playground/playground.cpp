@@ -16,7 +16,6 @@
 #include "ctl/playground/ports.h"
 #include "ctl/playground/process.h"
 #include "daemon/control/client.h"
-#include "train/worker/progress_page.h"
 
 namespace holdfast::ctl {
 namespace fs = std::filesystem;
@@ -232,16 +231,8 @@ Status Playground::start_all(const Environment& environment) {
 }
 
 std::vector<pid_t> Playground::workers_of(const PlaygroundNode& node) const {
-  std::vector<pid_t> pids;
-  std::error_code error;
-  for (const auto& entry : fs::directory_iterator(state_folder(node), error)) {
-    if (entry.path().extension() != ".progress") continue;
-    auto page = train::ProgressPage::open(entry.path());
-    if (!page) continue;
-    // Not the pid that is written there: it may be another process's by now.
-    if (const auto owner = (*page)->owner()) pids.push_back(static_cast<pid_t>(*owner));
-  }
-  return pids;
+  // By what they were started with: also one that its daemon has started just now.
+  return processes_with("holdfast-worker", {"--state-dir", state_folder(node).string()});
 }
 
 Result<std::optional<pid_t>> Playground::worker_pid(const std::string& name) const {
@@ -269,13 +260,18 @@ Status Playground::signal_daemon(const std::string& name, int signal) {
 }
 
 Status Playground::kill_node(const std::string& name) {
-  const std::vector<pid_t> workers = workers_of(node(name));
+  std::vector<pid_t> workers = workers_of(node(name));
   PlaygroundNode& node = find(name);
   const pid_t daemon = node.daemon_pid;
   if (daemon != 0 && process_runs(daemon, "holdfastd")) kill(daemon, SIGKILL);
   for (const pid_t pid : workers) kill(pid, SIGKILL);
   if (daemon != 0 && !wait_gone(daemon, kStopTimeoutMs))
     return fail(ErrorCode::kTimeout, name + " did not end after SIGKILL");
+  // It may have started one in its last moment.
+  for (const pid_t pid : workers_of(node)) {
+    kill(pid, SIGKILL);
+    workers.push_back(pid);
+  }
   for (const pid_t pid : workers) wait_gone(pid, kStopTimeoutMs);
   node.daemon_pid = 0;
   return save();

@@ -57,8 +57,7 @@ class Playground {
   // start_node for all, then waits until the seed counts all nodes up (20 s at most).
   Status start_all(const Environment& environment = {});
 
-  // The pid of a node's worker: the live process that has claimed its progress page; nullopt when
-  // none has.
+  // The pid of the node's worker; nullopt when none runs.
   Result<std::optional<pid_t>> worker_pid(const std::string& name) const;
   bool daemon_runs(const std::string& name) const;
   // Sends a signal to the daemon only; SIGKILL also waits until it is gone.

@@ -80,6 +80,24 @@ bool process_runs(pid_t pid, const std::string& name) {
   return close != std::string::npos && close + 2 < text.size() && text[close + 2] != 'Z';
 }
 
+std::vector<pid_t> processes_with(const std::string& name,
+                                  const std::vector<std::string>& arguments) {
+  std::string wanted(1, '\0');
+  for (const std::string& argument : arguments) wanted += argument + '\0';
+  std::vector<pid_t> found;
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc", error)) {
+    const std::string number = entry.path().filename().string();
+    if (number.find_first_not_of("0123456789") != std::string::npos) continue;
+    const auto pid = static_cast<pid_t>(std::stol(number));
+    if (!process_runs(pid, name)) continue;
+    std::ifstream file(entry.path() / "cmdline");
+    const std::string line{std::istreambuf_iterator<char>(file), {}};
+    if (line.find(wanted) != std::string::npos) found.push_back(pid);
+  }
+  return found;
+}
+
 bool wait_gone(pid_t pid, int64_t timeout_ms) {
   const int fd = static_cast<int>(syscall(SYS_pidfd_open, pid, 0));
   if (fd < 0) return errno == ESRCH;

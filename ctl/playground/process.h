@@ -24,6 +24,8 @@ Result<pid_t> start_process(const ProcessOptions& options);
 
 // True while `pid` runs the program called `name` (a pid may have been given to another process).
 bool process_runs(pid_t pid, const std::string& name);
+// The live processes of that name that have these arguments, one after the other, in their command line.
+std::vector<pid_t> processes_with(const std::string& name, const std::vector<std::string>& arguments);
 
 // Waits until `pid` is gone, at most timeout_ms; reaps it when it is our child. False: still there.
 bool wait_gone(pid_t pid, int64_t timeout_ms);

@@ -52,6 +52,7 @@ struct JobSummary {
   uint64_t steps = 0;  // wanted
   uint32_t lanes = 0;  // live
   uint32_t pipelines = 0;
+  uint32_t stages = 1;
   StateVersion safe;
   std::optional<double> train_loss;
   std::optional<double> held_out_loss;
@@ -59,7 +60,7 @@ struct JobSummary {
   std::optional<double> step_seconds;
 };
 BOOST_DESCRIBE_STRUCT(JobSummary, (),
-                      (name, state, detail, step, steps, lanes, pipelines, safe, train_loss,
+                      (name, state, detail, step, steps, lanes, pipelines, stages, safe, train_loss,
                        held_out_loss, tokens_per_second, step_seconds))
 
 // GET /v1/status. The cluster part is absent while the coordinator cannot be reached.
@@ -80,7 +81,7 @@ struct Node {
   std::string peer_address;
   uint64_t arena_bytes = 0;
   std::optional<uint32_t> lane;
-  std::optional<uint32_t> coordinate;
+  std::optional<Coordinate> coordinate;
   std::string worker;  // phase of its worker, or "none"
   uint32_t shards_owned = 0;
   std::vector<NodeId> holders;

@@ -39,6 +39,7 @@ struct CoordinatorOptions {
   // For the random walk only: each takes one safeguard out, and the walk must notice.
   bool test_ignore_made = false;      // versions are told apart by their number alone
   bool test_skip_protection = false;  // a view's base counts as safe before it is replicated
+  bool test_ignore_stage = false;     // any lane may own any shard
 };
 
 using Event =

@@ -57,6 +57,8 @@ void Coordinator::Machine::change_view(const std::string& why) {
   planned_given_up_ = 0;
   settled_ = protected_ = false;
   below_safe_since_ms_ = -1;
+  told_waiting_ = false;
+  moves_later_.clear();
   broken_since_ms_ = -1;
   for (auto& [id, node] : nodes_) {
     if (node.state == NodeState::kSuspected) node.state = NodeState::kDown;
@@ -86,7 +88,7 @@ std::vector<WorkerId> Coordinator::Machine::ready_workers() const {
 }
 
 Holdings Coordinator::Machine::collect_holdings() const {
-  Holdings holdings(static_cast<uint32_t>(shard_bytes_.size()), options_.test_ignore_made);
+  Holdings holdings(static_cast<uint32_t>(shards_.bytes.size()), options_.test_ignore_made);
   for (const auto& [id, answer] : answers_) {
     holdings.add_arena(id, answer.arena);
     for (const WorkerReport& w : nodes_.at(id).workers)
@@ -96,10 +98,16 @@ Holdings Coordinator::Machine::collect_holdings() const {
 }
 
 DecideInput Coordinator::Machine::decide_input(std::vector<WorkerId> workers) const {
-  const conf::JobConfig& config = job().config;
-  DecideInput input{epoch_, config.name, config.pipelines, config.slices(), 0, shard_bytes_,
-                    {},     {},          std::move(workers), {}, unreached_};
-  if (wants_captures()) input.replicas = config.snapshot.replicas;
+  DecideInput input;
+  input.epoch = epoch_;
+  input.job = job().config;
+  if (wants_captures()) input.replicas = input.job.snapshot.replicas;
+  input.shards = shards_;
+  input.safe = job().safe;
+  input.workers = std::move(workers);
+  input.step_seconds = last_step_ ? last_step_->seconds : 0;
+  input.unreached = unreached_;
+  input.test_ignore_stage = options_.test_ignore_stage;
   for (const View& v : job().history) input.history.push_back({v.epoch, v.base});
   if (!job().history.empty()) input.previous = job().history.back().members;
   for (const auto& [id, answer] : answers_) {
@@ -109,17 +117,28 @@ DecideInput Coordinator::Machine::decide_input(std::vector<WorkerId> workers) co
   return input;
 }
 
-// Why the decision should wait; nullopt: decide now.
-std::optional<std::string> Coordinator::Machine::wait_reason(const std::vector<WorkerId>& workers,
-                                                             const StateVersion& base) {
+// Why no view can be, or should be yet, with so many workers; nullopt: decide now.
+std::optional<std::string> Coordinator::Machine::wait_for_workers(size_t ready) {
   const int64_t waited_ms = now_ms_ - phase_since_ms_;
-  const uint32_t wanted = job().config.pipelines;
-  if (workers.empty())
-    return "a live worker: there is none" + (unable_.empty() ? "" : "; " + unable_.begin()->second);
-  if (job().state == JobState::kStarting && workers.size() < wanted &&
+  const conf::JobConfig& config = job().config;
+  const std::string unable = unable_.empty() ? "" : "; " + unable_.begin()->second;
+  if (ready == 0) return "a live worker: there is none" + unable;
+  if (job().state == JobState::kStarting && ready < config.workers() &&
       waited_ms < options_.start_timeout_ms)
-    return fmt::format("workers: {} of {} are ready, starts with these in {} s", workers.size(),
-                       wanted, (options_.start_timeout_ms - waited_ms + 999) / 1000);
+    return fmt::format("workers: {} of {} are ready{}", ready, config.workers(),
+                       ready < config.stages
+                           ? fmt::format(", {} stages need one each", config.stages)
+                           : fmt::format(", starts with these in {} s",
+                                         (options_.start_timeout_ms - waited_ms + 999) / 1000));
+  if (ready >= config.stages) return std::nullopt;
+  const std::string why = fmt::format("live workers: {} {} ready, and {} stages need one each{}",
+                                      ready, ready == 1 ? "is" : "are", config.stages, unable);
+  if (!std::exchange(told_waiting_, true)) note("waiting", "waits for " + why);
+  return why;
+}
+
+// Why the decision should wait for better copies; nullopt: decide now.
+std::optional<std::string> Coordinator::Machine::wait_for_copies(const StateVersion& base) {
   if (base.version >= job().safe.version) return std::nullopt;
   // Somebody may come back with a better arena.
   if (below_safe_since_ms_ < 0) below_safe_since_ms_ = now_ms_;
@@ -141,15 +160,16 @@ void Coordinator::Machine::consider_deciding() {
     waiting_for_ = "nodes to connect: " + names(expected_, name_of);
     return;
   }
-  std::vector<WorkerId> workers = ready_workers();
-  const Holdings holdings = collect_holdings();
-  const DecideInput input = decide_input(workers);
-  std::set<WorkerId> members;
-  for (const Member& m : choose_members(input)) members.insert(m.worker);
-  const StateVersion base = holdings.newest_complete(input.history, members);
-  if (workers.empty() && nobody_can_open())
+  const DecideInput input = decide_input(ready_workers());
+  if (input.workers.empty() && nobody_can_open())
     return finish_job(JobState::kFailed, unable_.begin()->second);
-  if (const auto reason = wait_reason(workers, base)) {
+  if (const auto reason = wait_for_workers(input.workers.size())) {
+    waiting_for_ = *reason;
+    return;
+  }
+  const Holdings holdings = collect_holdings();
+  const StateVersion base = newest_base(input, holdings, choose_members(input, holdings));
+  if (const auto reason = wait_for_copies(base)) {
     waiting_for_ = *reason;
     return;
   }
@@ -181,16 +201,8 @@ void Coordinator::Machine::announce(Decision decision) {
     out_.records.push_back(VoidLedger{*active_, Step(view_->base.version.value)});
   JobRecord& record = job();
   steps_back_ = newest_.value - std::min(newest_.value, view_->base.version.value);
-  if (!record.history.empty()) {
-    for (const Member& m : view_->members) {
-      const auto& before = record.history.back().members;
-      if (std::none_of(before.begin(), before.end(),
-                       [&](const Member& b) { return b.worker == m.worker; }))
-        note("rejoined", fmt::format("node {} takes part from step {} on", m.worker.node.value,
-                                     view_->base.version.value),
-             {{"node", m.worker.node.value}, {"step", std::to_string(view_->base.version.value)}});
-    }
-  }
+  const std::vector<Member> before =
+      record.history.empty() ? view_->members : record.history.back().members;
   // A view says all that an earlier one from the same base says: only real ones need a place.
   if (!record.history.empty() && record.history.back().base == view_->base)
     record.history.pop_back();
@@ -198,6 +210,7 @@ void Coordinator::Machine::announce(Decision decision) {
   if (record.history.size() > kHistoryKept) record.history.erase(record.history.begin());
   record.steps_done = view_->base.version.value;
   store_job(true);
+  note_places(before, decision);
   note("view", view_->reason,
        {{"base", std::to_string(view_->base.version.value)},
         {"lanes", std::to_string(view_->members.size())},
@@ -214,6 +227,33 @@ void Coordinator::Machine::announce(Decision decision) {
     send(worker.node, CommandRestore{worker.slot, lane, *view_, std::move(decision.owned[lane]),
                                      addresses});
   }
+}
+
+// Who came, and who takes another place than before.
+void Coordinator::Machine::note_places(const std::vector<Member>& before,
+                                       const Decision& decision) {
+  const std::string step = std::to_string(view_->base.version.value);
+  for (const Member& m : view_->members) {
+    if (std::any_of(before.begin(), before.end(),
+                    [&](const Member& b) { return b.worker == m.worker; }))
+      continue;
+    note("rejoined", fmt::format("node {} takes part from step {} on", m.worker.node.value, step),
+         {{"node", m.worker.node.value},
+          {"step", step},
+          {"pipeline", std::to_string(m.coordinate.pipeline.value)},
+          {"stage", std::to_string(m.coordinate.stage.value)}});
+  }
+  for (const Moved& m : decision.moved)
+    note("moved", fmt::format("node {} moves from {} to {} (pipeline, stage)", m.worker.node.value,
+                              to_string(m.from), to_string(m.to)),
+         {{"node", m.worker.node.value},
+          {"step", step},
+          {"from", to_string(m.from)},
+          {"to", to_string(m.to)}});
+  moves_later_ = decision.moves_later;
+  // Proposed in a planned change, they were not made all the same: not again for these lanes.
+  const auto lanes = lanes_by_stage(view_->members, job().config.stages);
+  if (moves_proposed_for_ != lanes) moves_proposed_for_.clear();
 }
 
 void Coordinator::Machine::restored_by_all() {

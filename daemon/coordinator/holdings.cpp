@@ -29,21 +29,23 @@ const Copies* Holdings::find(uint32_t shard, const StateVersion& state) const {
   return copies.buffers.empty() && copies.arenas.empty() ? nullptr : &copies;
 }
 
-bool Holdings::complete(const std::vector<Copies>& shards,
-                        const std::set<WorkerId>& members) const {
-  return std::all_of(shards.begin(), shards.end(), [&](const Copies& copies) {
-    return !copies.arenas.empty() ||
-           std::any_of(copies.buffers.begin(), copies.buffers.end(),
-                       [&](const WorkerId& worker) { return members.contains(worker); });
-  });
+bool Holdings::complete(const std::vector<Copies>& shards, const BufferCounts& counts) const {
+  for (uint32_t shard = 0; shard < shards.size(); ++shard) {
+    const Copies& copies = shards[shard];
+    const bool had = !copies.arenas.empty() ||
+                     std::any_of(copies.buffers.begin(), copies.buffers.end(),
+                                 [&](const WorkerId& worker) { return counts(shard, worker); });
+    if (!had) return false;
+  }
+  return true;
 }
 
 StateVersion Holdings::newest_complete(std::span<const storage::ViewBase> history,
-                                       const std::set<WorkerId>& members) const {
+                                       const BufferCounts& counts) const {
   for (auto it = states_.rbegin(); it != states_.rend(); ++it) {
     if (it->first.version == Version(0)) break;
     if (!ignore_made_ && storage::is_void(it->first, history)) continue;
-    if (complete(it->second, members)) return it->first;
+    if (complete(it->second, counts)) return it->first;
   }
   return StateVersion{};
 }

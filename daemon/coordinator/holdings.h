@@ -1,6 +1,7 @@
 // Which copies of which shards exist, as workers and daemons reported them after Quiesce. Pure.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <optional>
 #include <set>
@@ -31,16 +32,18 @@ class Holdings {
   // nullptr: nobody has it.
   const Copies* find(uint32_t shard, const StateVersion& state) const;
 
-  // The newest state of the line that `history` describes at which every shard can be had; a buffer
-  // counts if its worker is one of `members`. Version 0 when there is none: that can be computed.
+  // Whether a worker's buffer of a shard is of use: it is a lane of the shard's stage.
+  using BufferCounts = std::function<bool(uint32_t shard, const WorkerId& worker)>;
+  // The newest state of the line that `history` describes at which every shard can be had, from an
+  // arena or a buffer that counts. Version 0 when there is none: that can be computed.
   StateVersion newest_complete(std::span<const storage::ViewBase> history,
-                               const std::set<WorkerId>& members) const;
+                               const BufferCounts& counts) const;
 
  private:
   StateVersion key(const StateVersion& state) const {
     return ignore_made_ ? StateVersion{state.version, Epoch{}} : state;
   }
-  bool complete(const std::vector<Copies>& shards, const std::set<WorkerId>& members) const;
+  bool complete(const std::vector<Copies>& shards, const BufferCounts& counts) const;
 
   const uint32_t shard_count_;
   const bool ignore_made_;

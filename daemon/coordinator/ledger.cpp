@@ -25,13 +25,24 @@ const View* Ledger::made_by(Step step) const {
   return nullptr;
 }
 
+// Kept, as it takes time to make and every step of a view has the same.
+const std::vector<std::vector<uint32_t>>& Ledger::plan_of(const View& view) {
+  if (planned_for_ != view.epoch) {
+    planned_ = plan_(view);
+    planned_for_ = view.epoch;
+  }
+  return planned_;
+}
+
 bool Ledger::add(const WorkerId& worker, const train::StepDone& done) {
   if (history_.empty() || done.epoch != history_.back().epoch || done.step.value < next_.value)
     return false;
   if (done.lane >= history_.back().members.size()) return false;
   return steps_[done.step]
-      .try_emplace(done.lane, LedgerRow{done.step, done.epoch, done.lane, worker,
-                                        done.micro_batches, done.loss})
+      .try_emplace(done.lane,
+                   LedgerRow{done.step, done.epoch, done.lane,
+                             history_.back().members[done.lane].coordinate.stage, worker,
+                             done.micro_batches, done.loss})
       .second;
 }
 
@@ -47,10 +58,11 @@ std::vector<LedgerRow> Ledger::seal(Version safe, uint64_t& inferred) {
     auto rows = std::move(steps_[step]);
     steps_.erase(step);
     if (const View* view = made_by(step)) {
-      const auto plan = plan_(*view);
       for (uint32_t lane = 0; lane < view->members.size(); ++lane) {
         if (rows.contains(lane)) continue;
-        rows[lane] = {step, view->epoch, lane, view->members[lane].worker, plan[lane], {}};
+        const Member& member = view->members[lane];
+        rows[lane] = {step,          view->epoch,         lane, member.coordinate.stage,
+                      member.worker, plan_of(*view)[lane], {}};
         ++inferred;
       }
     }

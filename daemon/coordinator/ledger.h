@@ -1,10 +1,11 @@
-// Who ran which micro-batch of which step: provisional until the version it made is safe, then sealed;
+// Who ran which micro-batch of which step at which stage: provisional until the version it made is safe, then sealed;
 // voided when a view rolls it back. Pure. The promise `exactly-once` speaks of sealed rows.
 #pragma once
 
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <optional>
 #include <vector>
 
 #include "daemon/coordinator/types.h"
@@ -35,8 +36,11 @@ class Ledger {
 
  private:
   const View* made_by(Step step) const;
+  const std::vector<std::vector<uint32_t>>& plan_of(const View& view);
 
   const PlanOfView plan_;
+  std::optional<Epoch> planned_for_;
+  std::vector<std::vector<uint32_t>> planned_;  // of the view of that epoch
   std::vector<View> history_;  // ascending epochs
   Version next_;
   std::map<Step, std::map<uint32_t, LedgerRow>> steps_;  // of the open view, or below its base

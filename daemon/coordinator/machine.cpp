@@ -5,7 +5,6 @@
 #include <algorithm>
 
 #include "base/check.h"
-#include "train/schedule/rounds.h"
 
 namespace holdfast::daemon {
 

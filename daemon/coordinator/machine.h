@@ -65,12 +65,13 @@ class Coordinator::Machine {
   void change_view(const std::string& why);
   void ask_to_quiesce(const NodeId& node);
   void consider_deciding();
-  std::optional<std::string> wait_reason(const std::vector<WorkerId>& workers,
-                                         const StateVersion& base);
+  std::optional<std::string> wait_for_workers(size_t ready);
+  std::optional<std::string> wait_for_copies(const StateVersion& base);
   std::vector<WorkerId> ready_workers() const;
   Holdings collect_holdings() const;
   DecideInput decide_input(std::vector<WorkerId> workers) const;
   void announce(Decision decision);
+  void note_places(const std::vector<Member>& before, const Decision& decision);
   void restored_by_all();
 
   // ---- taking_over.cpp
@@ -142,7 +143,7 @@ class Coordinator::Machine {
   std::string waiting_for_;
 
   // Of the active job.
-  std::vector<uint64_t> shard_bytes_;
+  JobShards shards_;
   std::optional<Ledger> ledger_;
   std::map<WorkerId, uint32_t> failed_views_;  // in a row, without a step
   std::map<WorkerId, int64_t> benched_until_ms_;
@@ -154,6 +155,7 @@ class Coordinator::Machine {
   std::set<NodeId> expected_;            // of the last view, not yet heard of by this process
   std::set<std::pair<NodeId, NodeId>> unreached_;  // (fetcher, source) that failed since a view ran
   int64_t below_safe_since_ms_ = -1;     // since when only a base below the safe version can be had
+  bool told_waiting_ = false;            // that fewer workers live than there are stages
 
   // Restoring and running.
   std::optional<View> view_;
@@ -184,6 +186,8 @@ class Coordinator::Machine {
   };
   std::optional<Planned> planned_;
   uint32_t planned_given_up_ = 0;      // in this view
+  std::string moves_later_;            // why workers should change places in a planned change
+  train::LanesByStage moves_proposed_for_;  // the last such change found these lanes
   int64_t planned_not_before_ms_ = 0;
   int64_t stopping_since_ms_ = -1;  // a stop was requested
   std::set<NodeId> considered_;     // nodes that were there when the view's holders were chosen

@@ -9,8 +9,8 @@ namespace holdfast::daemon {
 
 constexpr uint32_t kMostEndAttempts = 3;
 
-// A returned node re-joins, and a job that was asked to stop stops, at a step boundary of a view whose
-// base is held by enough nodes.
+// A returned node re-joins, workers change places, and a job that was asked to stop stops, at a step
+// boundary of a view whose base is held by enough nodes.
 void Coordinator::Machine::watch_returns() {
   if (planned_) return;
   const bool boundary = settled_ && newest_ != view_->base.version;
@@ -26,10 +26,14 @@ void Coordinator::Machine::watch_returns() {
     return entry.second.state == NodeState::kUp && !considered_.contains(entry.first);
   });
   if (newcomer && !enough_holders()) return propose_stop("more nodes can hold replicas");
-  if (view_->members.size() >= job().config.pipelines) return;
+  if (view_->members.size() >= job().config.workers()) return;
   for (const WorkerId& worker : ready_workers())
     if (!lane_of(worker.node, worker.slot))
       return propose_stop(fmt::format("node {} re-joins", worker.node.value));
+  const auto lanes = lanes_by_stage(view_->members, job().config.stages);
+  if (moves_later_.empty() || moves_proposed_for_ == lanes) return;
+  moves_proposed_for_ = lanes;
+  propose_stop("workers change places: " + moves_later_);
 }
 
 void Coordinator::Machine::propose_stop(const std::string& why) {
@@ -117,6 +121,7 @@ void Coordinator::Machine::give_up_planned(const std::string& why) {
   const Planned planned = *planned_;
   note("planned_given_up", fmt::format("{} (before step {}): {}", planned.why, planned.step.value, why));
   planned_.reset();
+  moves_proposed_for_.clear();
   if (planned.step.value >= job().config.steps) {
     // The last state is what the whole job was for: try with a new view before giving it up.
     if (++end_attempts_ < kMostEndAttempts) return change_view("the last version could not be kept");

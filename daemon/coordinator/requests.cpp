@@ -3,30 +3,40 @@
 
 #include <algorithm>
 
+#include "base/check.h"
 #include "daemon/coordinator/machine.h"
 #include "storage/replica/capacity.h"
-#include "train/schedule/rounds.h"
+#include "train/schedule/job_plan.h"
 
 namespace holdfast::daemon {
 namespace {
 
+// What every lane of a view runs in every step.
 std::vector<std::vector<uint32_t>> plan_of(const conf::JobConfig& config, const View& view) {
-  std::vector<uint32_t> coordinates;
-  for (const Member& m : view.members) coordinates.push_back(m.coordinate.value);
-  std::vector<std::vector<uint32_t>> plan(view.members.size());
-  for (const train::Round& round :
-       train::plan_rounds(config.pipelines, config.micro_batches, coordinates))
-    for (uint32_t lane = 0; lane < round.lanes.size(); ++lane)
-      if (round.lanes[lane]) plan[lane].push_back(round.lanes[lane]->value);
-  return plan;
+  const auto plan = train::plan_of_job(config, lanes_by_stage(view.members, config.stages));
+  CHECK(plan.has_value(), "view {}: {}", to_string(view.epoch), plan.error().to_string());
+  std::vector<std::vector<uint32_t>> by_lane;
+  for (uint32_t s = 0; s < plan->stages.size(); ++s)
+    for (uint32_t lane = 0; lane < plan->stages[s].lanes.size(); ++lane) {
+      by_lane.emplace_back();
+      for (const MicroBatchIndex j : train::micro_batches_of(*plan, s, lane))
+        by_lane.back().push_back(j.value);
+    }
+  return by_lane;
 }
 
-std::vector<uint64_t> shard_sizes(const conf::JobConfig& config) {
-  const train::ParameterLayout layout(config.model, config.slices());
-  std::vector<uint64_t> bytes;
-  for (uint32_t shard = 0; shard < layout.shard_count(); ++shard)
-    bytes.push_back(layout.shard_bytes(ShardId::unflat(shard, layout.slices())));
-  return bytes;
+// Room in the arena of a node, whatever stages its workers are of.
+Status check_room(const conf::JobConfig& config, const JobShards& shards, const NodeStatus& node) {
+  const uint32_t held = std::min(config.snapshot.replicas * node.slots, config.workers());
+  for (StageIndex stage; stage.value < config.stages; stage = stage.next()) {
+    std::vector<uint64_t> bytes;
+    for (size_t shard = 0; shard < shards.bytes.size(); ++shard)
+      if (shards.stage[shard] == stage) bytes.push_back(shards.bytes[shard]);
+    RETURN_IF_ERROR(storage::check_arena(
+        node.node, node.arena_bytes,
+        storage::ArenaDemand{bytes, config.pipelines, node.slots, config.tolerate, held}));
+  }
+  return {};
 }
 
 }  // namespace
@@ -45,7 +55,7 @@ void Coordinator::Machine::answer(uint64_t request, Status status) {
 void Coordinator::Machine::start(const JobId& name) {
   active_ = name;
   const JobRecord& record = jobs_.at(name);
-  shard_bytes_ = shard_sizes(record.config);
+  shards_ = shards_of_job(record.config);
   ledger_.emplace(record.history,
                   wants_captures() ? record.safe.version : Version(record.steps_done),
                   [config = record.config](const View& view) { return plan_of(config, view); });
@@ -56,6 +66,7 @@ void Coordinator::Machine::start(const JobId& name) {
   benched_until_ms_.clear();
   unreached_.clear();
   unable_.clear();
+  moves_proposed_for_.clear();
   end_attempts_ = 0;
 }
 
@@ -75,14 +86,9 @@ Status Coordinator::Machine::check_submission(const conf::JobConfig& config) con
                               name.value, to_string(record.safe), name.value));
   RETURN_IF_ERROR(conf::validate(config));
   if (config.snapshot.policy == "none") return {};
-  const std::vector<uint64_t> bytes = shard_sizes(config);
-  for (const auto& [id, node] : nodes_) {
-    if (node.state != NodeState::kUp) continue;
-    const uint32_t held = std::min(config.snapshot.replicas * node.slots, config.pipelines);
-    RETURN_IF_ERROR(storage::check_arena(
-        id, node.arena_bytes,
-        storage::ArenaDemand{bytes, config.pipelines, node.slots, config.tolerate, held}));
-  }
+  const JobShards shards = shards_of_job(config);
+  for (const auto& [id, node] : nodes_)
+    if (node.state == NodeState::kUp) RETURN_IF_ERROR(check_room(config, shards, node));
   return {};
 }
 

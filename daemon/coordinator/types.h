@@ -26,7 +26,8 @@ struct WorkerId {
 };
 BOOST_DESCRIBE_STRUCT(WorkerId, (), (node, slot))
 
-// A worker's place. Lane l of a view is members[l]; members are ordered by coordinate.
+// A worker's place. Lane l of a view is members[l], whatever its stage; members are ordered by
+// coordinate: by stage, then by pipeline.
 struct Member {
   WorkerId worker;
   Coordinate coordinate;
@@ -41,7 +42,7 @@ struct View {
   JobId job;
   StateVersion base;
   std::vector<Member> members;
-  std::vector<uint32_t> owner_lane;  // by flat shard
+  std::vector<uint32_t> owner_lane;  // by flat shard: a lane of the stage that the shard belongs to
   std::string reason;                // one sentence, kept as an event too
   bool operator==(const View&) const = default;
 };
@@ -340,16 +341,18 @@ BOOST_DESCRIBE_STRUCT(JobRecord, (),
                       (config, submitted_in, state, detail, steps_done, safe, history, train_loss, held_out_loss,
                        state_lost))
 
-// One sealed ledger row: these micro-batches of `step` contributed to the version made in `made`.
+// One sealed ledger row: these micro-batches of `step` contributed, at one stage, to the version made
+// in `made`.
 struct LedgerRow {
   Step step;
   Epoch made;
   uint32_t lane = 0;
+  StageIndex stage;  // of that lane: every stage runs every micro-batch of a step once
   WorkerId worker;
   std::vector<uint32_t> micro_batches;
   std::optional<double> loss;  // absent: the report was lost, the row comes from the plan
 };
-BOOST_DESCRIBE_STRUCT(LedgerRow, (), (step, made, lane, worker, micro_batches, loss))
+BOOST_DESCRIBE_STRUCT(LedgerRow, (), (step, made, lane, stage, worker, micro_batches, loss))
 
 // For people and tests. Kinds are listed in docs/events.md.
 struct EventRecord {

@@ -77,8 +77,10 @@ void Restorer::finish(const Work& work) {
   restore.base = view.base;
   restore.lane = work.command.lane;
   restore.lanes = static_cast<uint32_t>(view.members.size());
-  for (const Member& member : view.members)
-    restore.coordinates.push_back(member.coordinate.value);
+  for (const Member& member : view.members) {
+    restore.coordinates.push_back(member.coordinate.pipeline.value);
+    restore.stages.push_back(member.coordinate.stage.value);
+  }
   restore.owner_lane = view.owner_lane;
   for (const SourcedShard& shard : work.command.owned) {
     train::OwnedShard owned{shard.shard, train::WorkerSource::kInitial, 0};

@@ -149,6 +149,7 @@ api::JobSummary ClusterRoutes::summary(const JobRecord& job) const {
   s.step = job.steps_done;
   s.steps = job.config.steps;
   s.pipelines = job.config.pipelines;
+  s.stages = job.config.stages;
   s.safe = job.safe;
   s.train_loss = job.train_loss;
   s.held_out_loss = job.held_out_loss;
@@ -208,7 +209,7 @@ std::string ClusterRoutes::nodes() const {
       const Member& member = view->members[lane];
       if (member.worker.node != id) continue;
       node.lane = lane;
-      node.coordinate = member.coordinate.value;
+      node.coordinate = member.coordinate;
       node.holders = member.holders;
       node.shards_owned += static_cast<uint32_t>(
           std::count(view->owner_lane.begin(), view->owner_lane.end(), lane));

@@ -15,7 +15,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr uint32_t kFormatVersion = 1;
+constexpr uint32_t kFormatVersion = 2;
 const std::string kFormatKey = "mformat";
 const std::string kClusterKey = "mcluster";
 const std::string kNodeKey = "mnode";

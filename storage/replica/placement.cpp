@@ -15,10 +15,16 @@ bool has_room(const HolderNode& node, uint64_t bytes) {
   return node.load_bytes <= node.arena_bytes && bytes <= node.arena_bytes - node.load_bytes;
 }
 
+bool shares_a_stage(const HolderNode& node, const std::set<StageIndex>& stages) {
+  return std::any_of(stages.begin(), stages.end(),
+                     [&](StageIndex stage) { return node.stages.contains(stage); });
+}
+
 // Best first. In the ring of names, those after the owner come before those that wrap around.
-bool better(const HolderNode& a, const HolderNode& b, const NodeId& owner) {
+bool better(const HolderNode& a, const HolderNode& b, const NodeId& owner,
+            const std::set<StageIndex>& stages) {
   const auto rank = [&](const HolderNode& n) {
-    return std::tuple(!n.member, n.load_bytes, n.id < owner, n.id);
+    return std::tuple(!shares_a_stage(n, stages), n.load_bytes, n.id < owner, n.id);
   };
   return rank(a) < rank(b);
 }
@@ -36,6 +42,7 @@ HolderChoice choose_holders(const NodeId& owner, uint64_t bytes, uint32_t replic
                             std::span<const HolderNode> nodes) {
   const auto self =
       std::find_if(nodes.begin(), nodes.end(), [&](const HolderNode& n) { return n.id == owner; });
+  const std::set<StageIndex> stages = self == nodes.end() ? std::set<StageIndex>{} : self->stages;
   std::set<std::string> domains;
   std::vector<const HolderNode*> candidates;
   size_t full = 0;
@@ -50,7 +57,7 @@ HolderChoice choose_holders(const NodeId& owner, uint64_t bytes, uint32_t replic
     }
   }
   std::sort(candidates.begin(), candidates.end(),
-            [&](const HolderNode* a, const HolderNode* b) { return better(*a, *b, owner); });
+            [&](const HolderNode* a, const HolderNode* b) { return better(*a, *b, owner, stages); });
 
   HolderChoice choice;
   std::set<std::string> taken;

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <map>
+#include <set>
 #include <span>
 #include <string>
 #include <vector>
@@ -17,7 +18,7 @@ struct HolderNode {
   std::string failure_domain;
   uint64_t arena_bytes = 0;
   uint64_t load_bytes = 0;  // of its arena that is spoken for: own captures and replicas held
-  bool member = true;       // of the owner's stage group: an orphan shard is then adopted locally
+  std::set<StageIndex> stages = {};  // of its workers: a node of the owner's adopts orphans locally
 };
 
 struct HolderChoice {
@@ -26,8 +27,8 @@ struct HolderChoice {
 };
 
 // At most `replicas` holders for `bytes` captured by `owner`, in different failure domains other
-// than the owner's. Members of the stage group first, then the least loaded, then the next in the
-// ring of node names after the owner. A node without room for `bytes` is passed over. Fewer when
+// than the owner's. Nodes with a worker of one of the owner's stages first, then the least loaded, then
+// the next in the ring of node names after the owner. A node without room for `bytes` is passed over. Fewer when
 // there are fewer such domains, with the reason.
 HolderChoice choose_holders(const NodeId& owner, uint64_t bytes, uint32_t replicas,
                             std::span<const HolderNode> nodes);

@@ -48,13 +48,22 @@ TEST_P(TwoFailures, TwoNodesKilledAtOnceAndBack) {
 }
 
 TEST_P(TwoFailures, SecondKilledWhileTheFirstComesBack) {
+  job_.steps = kLongSteps;
   run();
   const std::string first = random_node();
   const std::string second = random_node(1, first);
+  const uint64_t before = cluster_.last_event();
   ASSERT_TRUE(cluster_.playground().kill_node(first));
+  ASSERT_TRUE(cluster_.wait_for_event("first_step", before));
   ASSERT_TRUE(cluster_.playground().start_node(first));
+  const auto up = cluster_.wait_for_event("node_up", before, first);
+  ASSERT_TRUE(up);
+  ASSERT_TRUE(cluster_.wait_for_event("planned", up->sequence));
+  const uint64_t returning = cluster_.last_event();
   ASSERT_TRUE(cluster_.playground().kill_node(second));
+  ASSERT_TRUE(cluster_.wait_for_event("first_step", returning)) << "the job ended too early";
   ASSERT_TRUE(cluster_.playground().start_node(second));
+  ASSERT_TRUE(cluster_.wait_for_event("rejoined", returning, second));
   expect_promises();
 }
 

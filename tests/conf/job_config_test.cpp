@@ -77,6 +77,20 @@ TEST(JobConfigTest, WhatIsWrongIsNamedWithWhereAndWhy) {
       {"[snapshot]\npolicy = \"widow\"", ErrorCode::kConfigValue, "must be \"dense\" or \"none\""},
       {"[snapshot]\nreplicas = 4", ErrorCode::kConfigValue,
        "snapshot.replicas = 4 needs more than that many workers, pipelines = 4"},
+      {"stages = 0", ErrorCode::kConfigValue, "stages = 0 is not in the range 1 to 4"},
+      {"stages = 5", ErrorCode::kConfigValue, "stages = 5 is not in the range 1 to 4"},
+      {"stages = 2\nbackend = \"cuda\"", ErrorCode::kConfigValue,
+       "stages = 2 needs backend = \"cpu\""},
+      {"stages = 257\n[model]\nlayers = 300", ErrorCode::kConfigValue,
+       "stages = 257 is not in the range 1 to 256"},
+      {"stages = 2\npipelines = 1025", ErrorCode::kConfigValue,
+       "pipelines = 1025 is not in the range 1 to 1024"},
+      {"stages = 4\npipelines = 1024\nmicro_batches = 1025", ErrorCode::kConfigValue,
+       "pipelines = 1024 x micro_batches = 1025 x stages = 4 are 4198400; 4194304 at most"},
+      {"micro_batches_in_flight = -1", ErrorCode::kConfigValue,
+       "micro_batches_in_flight must be a whole number from 0"},
+      {"stages = 2\n[snapshot]\nreplicas = 8", ErrorCode::kConfigValue,
+       "snapshot.replicas = 8 needs more than that many workers, pipelines x stages = 8"},
       {"[snapshot]\nevery = 0", ErrorCode::kConfigValue, "snapshot.every = 0"},
       {"[optimizer]\nlearning_rate = nan", ErrorCode::kConfigValue, "optimizer.learning_rate = nan"},
       {"[optimizer]\nmin_learning_rate = 1.0", ErrorCode::kConfigValue,
@@ -129,6 +143,32 @@ TEST(JobConfigTest, DefaultsFollowTheFileAndTheOtherKeys) {
   EXPECT_EQ(job->data.path, "/f/x.tokens") << "relative to the job file";
   EXPECT_EQ(job->slices(), 3u);
   EXPECT_EQ(job->slots(), 3u) << "8 experts on 3 workers";
+}
+
+TEST(JobConfigTest, APipelineMayHaveSeveralStages) {
+  const auto parsed = [](const char* text) {
+    const auto job = parse_job(text, "/f/job.toml", {.data = "/f/text.tokens"});
+    EXPECT_TRUE(job) << job.error().to_string();
+    return *job;
+  };
+  const JobConfig one = parsed("pipelines = 3");
+  EXPECT_EQ(one.stages, 1U);
+  EXPECT_EQ(one.workers(), 3U);
+  EXPECT_EQ(one.in_flight(), 2U);
+  const JobConfig job = parsed("pipelines = 3\nstages = 2\nmicro_batches = 4\n");
+  EXPECT_EQ(job.stages, 2U);
+  EXPECT_EQ(job.workers(), 6U);
+  EXPECT_EQ(job.slices(), 3U) << "shards are cut as with one stage";
+  EXPECT_EQ(job.slots(), 3U) << "a stage's experts lie on its own workers";
+  EXPECT_EQ(job.in_flight(), 4U);
+  EXPECT_EQ(parsed("stages = 4\npipelines = 1\nmicro_batches = 3").in_flight(), 3U) << "all of a step";
+  const JobConfig six = parsed("stages = 2\nmicro_batches = 4\nmicro_batches_in_flight = 6");
+  EXPECT_EQ(six.in_flight(), 6U);
+  EXPECT_EQ(parsed("micro_batches_in_flight = 99").in_flight(), 8U);
+  EXPECT_EQ(parsed("pipelines = 1\nstages = 2").snapshot.replicas, 1U);
+  const auto again = from_json_text<JobConfig>(to_json_text(six), "job");
+  ASSERT_TRUE(again) << again.error().to_string();
+  EXPECT_EQ(*again, six);
 }
 
 TEST(JobConfigTest, CapacityIsForItsRoutingOnly) {

@@ -52,7 +52,7 @@ class GoldenTest : public ::testing::TestWithParam<bool> {
     ASSERT_TRUE(trainer) << trainer.error().to_string();
     const ParameterLayout layout(job->model, job->slices());
     ASSERT_TRUE((*trainer)->open_view(
-        {Epoch{1, 1}, {}, 0, {0}, std::vector<uint32_t>(layout.shard_count())}));
+        {Epoch{1, 1}, {}, 0, {0}, {}, std::vector<uint32_t>(layout.shard_count())}));
     for (uint32_t shard = 0; shard < layout.shard_count(); ++shard)
       ASSERT_TRUE((*trainer)->init_shard(shard));
     ASSERT_TRUE((*trainer)->finish_loading());

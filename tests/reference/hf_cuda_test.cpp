@@ -64,7 +64,8 @@ TEST_P(HfOnCuda, Bfloat16LogitsAgree) {
 
   const train::StageMap map{&layout,
                             train::place_static(config.layers, config.experts, 1, config.experts),
-                            std::vector<uint32_t>(layout.shard_count(), 0), 0, 1};
+                            std::vector<uint32_t>(layout.shard_count(), 0), 0, 1,
+                            train::whole_model(config)};
   train::ComputeWeights<CudaBackend> weights;
   weights.open(map);
   for (const train::GroupSpec& group : layout.groups()) {

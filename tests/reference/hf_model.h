@@ -67,9 +67,9 @@ Computed compute(typename B::Device& device, const conf::ModelConfig& config,
   train::HostPayload payload(*comms[0]);
   const auto placement = train::place_static(config.layers, config.experts, 1, config.experts);
   train::MoeModel<B> model(device, config);
-  auto stash = model.forward(&batch, weights, {*comms[0], payload, placement, false, 1.0});
-  EXPECT_TRUE(stash) << stash.error().to_string();
-  auto& room = *static_cast<train::StashImpl<B>&>(**stash).room;
+  auto round = model.forward(&batch, weights, {*comms[0], payload, placement, false, 1.0});
+  EXPECT_TRUE(round) << round.error().to_string();
+  auto& room = *static_cast<train::StashImpl<B>&>(*round->stash).room;
   const auto& head = room.head;
   const auto tensors = train::head_tensors<const V*>(layout.group(layout.head()),
                                                      weights.group(layout.head()));

@@ -41,6 +41,24 @@ class Communicator {
   virtual void abort() = 0;
 };
 
+// All ranks of a view: collectives over all of them, groups of some of them, and hand-overs from one to
+// another. One thread per rank calls all of it, groups included; an abort here ends everything.
+class ViewCommunicator : public Communicator {
+ public:
+  // Collectives over `ranks`, ascending, this one among them; rank i of the group is ranks[i]. Every
+  // rank of a group makes it with the same list, and groups that overlap in the same order. Talks to
+  // nobody; not to be used when this is gone.
+  virtual std::unique_ptr<Communicator> group(std::vector<uint32_t> ranks) = 0;
+
+  // Hands `bytes` to rank `to`, which takes them with receive(): between two ranks, in the order in
+  // which they were handed over. Returns at once, whether the other side waits or not.
+  virtual Status send(uint32_t to, std::vector<std::byte> bytes) = 0;
+  // The next that rank `from` hands over; its size is known on both sides. Waits as a collective does.
+  virtual Status receive(uint32_t from, std::span<std::byte> into) = 0;
+  // Returns when all that was handed over has left, so that nothing piles up.
+  virtual Status flush() = 0;
+};
+
 // Making a communicator takes two phases, so that addresses travel with the view (section 9 of the
 // design: restored, then go) and no rendezvous store can hang.
 class CommunicatorFactory {
@@ -53,9 +71,9 @@ class CommunicatorFactory {
   // Phase 2: connects to all; addresses[r] is rank r's blob from prepare. Bounded by timeout_ms
   // (kCommSetup naming the rank that could not be reached). collective_timeout_ms bounds each later
   // collective. abort_connect() from another thread makes a connect under way return kCommAborted.
-  virtual Result<std::unique_ptr<Communicator>> connect(std::span<const std::string> addresses,
-                                                        int64_t timeout_ms,
-                                                        int64_t collective_timeout_ms) = 0;
+  virtual Result<std::unique_ptr<ViewCommunicator>> connect(std::span<const std::string> addresses,
+                                                            int64_t timeout_ms,
+                                                            int64_t collective_timeout_ms) = 0;
   virtual void abort_connect() = 0;
 };
 

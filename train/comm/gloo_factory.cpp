@@ -42,9 +42,9 @@ class GlooFactory final : public CommunicatorFactory {
     }
   }
 
-  Result<std::unique_ptr<Communicator>> connect(std::span<const std::string> addresses,
-                                                int64_t timeout_ms,
-                                                int64_t collective_timeout_ms) override {
+  Result<std::unique_ptr<ViewCommunicator>> connect(std::span<const std::string> addresses,
+                                                    int64_t timeout_ms,
+                                                    int64_t collective_timeout_ms) override {
     std::shared_ptr<GlooGroup> group;
     {
       const MutexLock lock(mutex_);

@@ -5,10 +5,12 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <deque>
 #include <map>
-#include <set>
 #include <numeric>
 #include <optional>
+#include <set>
+#include <utility>
 
 #include "base/check.h"
 #include "base/mutex.h"
@@ -29,32 +31,51 @@ struct Offer {
 };
 
 // One group's meeting place. A collective is two phases: all have offered, then all have taken.
-struct Group {
-  explicit Group(uint32_t size) : offers(size), ended(size) {}
+struct Place {
+  std::vector<Offer> offers;  // by member
+  uint64_t phase = 0;
+  uint32_t arrived = 0;
+};
+
+// All ranks of a view.
+struct Everybody {
+  explicit Everybody(uint32_t size) : ended(size) {}
 
   Mutex mutex;
   CondVar changed;
-  std::vector<Offer> offers GUARDED_BY(mutex);
   std::vector<std::optional<bool>> ended GUARDED_BY(mutex);  // true: aborted, false: destroyed
-  uint64_t phase GUARDED_BY(mutex) = 0;
-  uint32_t arrived GUARDED_BY(mutex) = 0;
+  // By the ranks of a group and how many of these ranks were made before it.
+  std::map<std::pair<std::vector<uint32_t>, uint64_t>, std::shared_ptr<Place>> places
+      GUARDED_BY(mutex);
+  std::map<std::pair<uint32_t, uint32_t>, std::deque<std::vector<std::byte>>> handed_over
+      GUARDED_BY(mutex);  // by sender and receiver
 };
 
-class InProcessCommunicator final : public Communicator {
+// One rank's end of a group, or of all.
+class Members {
  public:
-  InProcessCommunicator(std::shared_ptr<Group> group, uint32_t rank, uint32_t size,
-                        int64_t timeout_ms)
-      : group_(std::move(group)), rank_(rank), size_(size), timeout_ms_(timeout_ms) {}
+  Members(std::shared_ptr<Everybody> everybody, std::vector<uint32_t> ranks, uint64_t number,
+          uint32_t rank, int64_t timeout_ms)
+      : everybody_(std::move(everybody)),
+        ranks_(std::move(ranks)),
+        rank_(rank),
+        self_(static_cast<uint32_t>(std::find(ranks_.begin(), ranks_.end(), rank) -
+                                    ranks_.begin())),
+        timeout_ms_(timeout_ms) {
+    CHECK(self_ < ranks_.size(), "rank {} makes a group without itself", rank);
+    const MutexLock lock(everybody_->mutex);
+    auto& place = everybody_->places[{ranks_, number}];
+    if (!place) place = std::make_shared<Place>(Place{std::vector<Offer>(ranks_.size())});
+    place_ = place;
+  }
 
-  ~InProcessCommunicator() override { end(false); }
-
-  uint32_t rank() const override { return rank_; }
-  uint32_t size() const override { return size_; }
-  void abort() override { end(true); }
+  uint32_t self() const { return self_; }
+  uint32_t size() const { return static_cast<uint32_t>(ranks_.size()); }
+  Everybody& everybody() const { return *everybody_; }
 
   Status all_to_all(std::span<const std::byte> send, std::span<const size_t> send_bytes,
-                    std::span<std::byte> recv, std::span<const size_t> recv_bytes) override {
-    CHECK(send_bytes.size() == size_ && recv_bytes.size() == size_);
+                    std::span<std::byte> recv, std::span<const size_t> recv_bytes) {
+    CHECK(send_bytes.size() == size() && recv_bytes.size() == size());
     Offer offer{send, {0}};
     for (const size_t n : send_bytes) offer.offset_for.push_back(offer.offset_for.back() + n);
     CHECK(offer.offset_for.back() == send.size());
@@ -62,46 +83,18 @@ class InProcessCommunicator final : public Communicator {
   }
 
   Status all_gather(std::span<const std::byte> send, std::span<std::byte> recv,
-                    std::span<const size_t> recv_bytes) override {
-    CHECK(recv_bytes.size() == size_ && recv_bytes[rank_] == send.size());
+                    std::span<const size_t> recv_bytes) {
+    CHECK(recv_bytes.size() == size() && recv_bytes[self_] == send.size());
     return exchange(Offer{send, {}}, recv, recv_bytes);  // no offsets: everybody takes all of it
   }
 
- private:
-  Status exchange(Offer offer, std::span<std::byte> recv, std::span<const size_t> recv_bytes) {
-    CHECK(std::accumulate(recv_bytes.begin(), recv_bytes.end(), size_t{0}) == recv.size());
-    const TimePoint deadline = after_ms(timeout_ms_);
-    MutexLock lock(group_->mutex);
-    RETURN_IF_ERROR(check_ended());
-    group_->offers[rank_] = std::move(offer);
-    RETURN_IF_ERROR(meet(deadline));
-    RETURN_IF_ERROR(check_ended());  // an ended rank's buffer may be gone already
-    size_t at = 0;
-    for (uint32_t r = 0; r < size_; ++r) {
-      const Offer& from = group_->offers[r];
-      const size_t begin = from.offset_for.empty() ? 0 : from.offset_for[rank_];
-      const size_t end = from.offset_for.empty() ? from.send.size() : from.offset_for[rank_ + 1];
-      CHECK(end - begin == recv_bytes[r], "rank {} sends {} bytes to {}, which expects {}", r,
-            end - begin, rank_, recv_bytes[r]);
-      if (end > begin) std::memcpy(recv.data() + at, from.send.data() + begin, end - begin);
-      at += recv_bytes[r];
-    }
-    return meet(deadline);  // until then a sender's buffer must stay
-  }
-
-  // Returns when all ranks are here.
-  Status meet(TimePoint deadline) REQUIRES(group_->mutex) {
-    const uint64_t phase = group_->phase;
-    if (++group_->arrived == size_) {
-      group_->arrived = 0;
-      ++group_->phase;
-      group_->changed.notify_all();
-      return {};
-    }
-    while (group_->phase == phase) {
+  // Returns when the condition holds.
+  template <class Condition>
+  Status wait(TimePoint deadline, const Condition& condition) REQUIRES(everybody_->mutex) {
+    while (!condition()) {
       RETURN_IF_ERROR(check_ended());
-      if (group_->changed.wait_until(group_->mutex, deadline) == std::cv_status::timeout &&
-          group_->phase == phase) {
+      if (everybody_->changed.wait_until(everybody_->mutex, deadline) == std::cv_status::timeout &&
+          !condition()) {
         RETURN_IF_ERROR(check_ended());
         end_locked(false);
         return fail(ErrorCode::kCommTimeout,
@@ -110,41 +103,173 @@ class InProcessCommunicator final : public Communicator {
     }
     return {};
   }
-
-  Status check_ended() REQUIRES(group_->mutex) {
-    if (group_->ended[rank_])
-      return fail(*group_->ended[rank_] ? ErrorCode::kCommAborted : ErrorCode::kCommPeerLost,
-                  fmt::format("rank {} of {}", rank_, size_));
-    for (uint32_t r = 0; r < size_; ++r) {
-      if (!group_->ended[r]) continue;
-      return fail(ErrorCode::kCommPeerLost, fmt::format("rank {} is gone", r));
-    }
-    return {};
+  TimePoint deadline() const {
+    return std::chrono::steady_clock::now() + std::chrono::milliseconds(timeout_ms_);
   }
 
   void end(bool aborted) {
-    MutexLock lock(group_->mutex);
+    const MutexLock lock(everybody_->mutex);
     end_locked(aborted);
   }
-  void end_locked(bool aborted) REQUIRES(group_->mutex) {
-    if (!group_->ended[rank_]) group_->ended[rank_] = aborted;
-    group_->changed.notify_all();
+
+  Status check_ended() REQUIRES(everybody_->mutex) {
+    const auto& ended = everybody_->ended;
+    if (ended[rank_])
+      return fail(*ended[rank_] ? ErrorCode::kCommAborted : ErrorCode::kCommPeerLost,
+                  fmt::format("rank {} of {}", rank_, ended.size()));
+    for (uint32_t r = 0; r < ended.size(); ++r)
+      if (ended[r]) return fail(ErrorCode::kCommPeerLost, fmt::format("rank {} is gone", r));
+    return {};
   }
 
-  const std::shared_ptr<Group> group_;
-  const uint32_t rank_;
-  const uint32_t size_;
+ private:
+  Status exchange(Offer offer, std::span<std::byte> recv, std::span<const size_t> recv_bytes) {
+    CHECK(std::accumulate(recv_bytes.begin(), recv_bytes.end(), size_t{0}) == recv.size());
+    const TimePoint until = deadline();
+    const MutexLock lock(everybody_->mutex);
+    RETURN_IF_ERROR(check_ended());
+    place_->offers[self_] = std::move(offer);
+    RETURN_IF_ERROR(meet(until));
+    RETURN_IF_ERROR(check_ended());  // an ended rank's buffer may be gone already
+    size_t at = 0;
+    for (uint32_t r = 0; r < size(); ++r) {
+      const Offer& from = place_->offers[r];
+      const size_t begin = from.offset_for.empty() ? 0 : from.offset_for[self_];
+      const size_t end = from.offset_for.empty() ? from.send.size() : from.offset_for[self_ + 1];
+      CHECK(end - begin == recv_bytes[r], "rank {} sends {} bytes to {}, which expects {}",
+            ranks_[r], end - begin, rank_, recv_bytes[r]);
+      if (end > begin) std::memcpy(recv.data() + at, from.send.data() + begin, end - begin);
+      at += recv_bytes[r];
+    }
+    return meet(until);  // until then a sender's buffer must stay
+  }
+
+  // Returns when all members are here.
+  Status meet(TimePoint until) REQUIRES(everybody_->mutex) {
+    const uint64_t phase = place_->phase;
+    if (++place_->arrived == size()) {
+      place_->arrived = 0;
+      ++place_->phase;
+      everybody_->changed.notify_all();
+      return {};
+    }
+    return wait(until, [&] { return place_->phase != phase; });
+  }
+
+  void end_locked(bool aborted) REQUIRES(everybody_->mutex) {
+    if (!everybody_->ended[rank_]) everybody_->ended[rank_] = aborted;
+    everybody_->changed.notify_all();
+  }
+
+  const std::shared_ptr<Everybody> everybody_;
+  const std::vector<uint32_t> ranks_;
+  const uint32_t rank_;  // among everybody
+  const uint32_t self_;  // among the members
   const int64_t timeout_ms_;
+  std::shared_ptr<Place> place_;  // under the mutex of everybody
+};
+
+class InProcessGroup final : public Communicator {
+ public:
+  explicit InProcessGroup(Members members) : members_(std::move(members)) {}
+  uint32_t rank() const override { return members_.self(); }
+  uint32_t size() const override { return members_.size(); }
+  Status all_to_all(std::span<const std::byte> send, std::span<const size_t> send_bytes,
+                    std::span<std::byte> recv, std::span<const size_t> recv_bytes) override {
+    return members_.all_to_all(send, send_bytes, recv, recv_bytes);
+  }
+  Status all_gather(std::span<const std::byte> send, std::span<std::byte> recv,
+                    std::span<const size_t> recv_bytes) override {
+    return members_.all_gather(send, recv, recv_bytes);
+  }
+  void abort() override { members_.end(true); }
+
+ private:
+  Members members_;
+};
+
+std::vector<uint32_t> all_ranks(uint32_t size) {
+  std::vector<uint32_t> ranks(size);
+  std::iota(ranks.begin(), ranks.end(), 0U);
+  return ranks;
+}
+
+class InProcessCommunicator final : public ViewCommunicator {
+ public:
+  InProcessCommunicator(std::shared_ptr<Everybody> everybody, uint32_t rank, uint32_t size,
+                        int64_t timeout_ms)
+      : everybody_(std::move(everybody)),
+        rank_(rank),
+        timeout_ms_(timeout_ms),
+        all_(everybody_, all_ranks(size), 0, rank, timeout_ms) {}
+
+  ~InProcessCommunicator() override { all_.end(false); }
+
+  uint32_t rank() const override { return rank_; }
+  uint32_t size() const override { return all_.size(); }
+  void abort() override { all_.end(true); }
+
+  Status all_to_all(std::span<const std::byte> send, std::span<const size_t> send_bytes,
+                    std::span<std::byte> recv, std::span<const size_t> recv_bytes) override {
+    return all_.all_to_all(send, send_bytes, recv, recv_bytes);
+  }
+  Status all_gather(std::span<const std::byte> send, std::span<std::byte> recv,
+                    std::span<const size_t> recv_bytes) override {
+    return all_.all_gather(send, recv, recv_bytes);
+  }
+
+  std::unique_ptr<Communicator> group(std::vector<uint32_t> ranks) override {
+    CHECK(std::is_sorted(ranks.begin(), ranks.end()) && ranks.back() < size());
+    const uint64_t number = ++groups_[ranks];
+    return std::make_unique<InProcessGroup>(
+        Members(everybody_, std::move(ranks), number, rank_, timeout_ms_));
+  }
+
+  Status send(uint32_t to, std::vector<std::byte> bytes) override {
+    CHECK(to < size() && to != rank_ && !bytes.empty());
+    const MutexLock lock(everybody_->mutex);
+    RETURN_IF_ERROR(all_.check_ended());
+    everybody_->handed_over[{rank_, to}].push_back(std::move(bytes));
+    everybody_->changed.notify_all();
+    return {};
+  }
+
+  Status receive(uint32_t from, std::span<std::byte> into) override {
+    CHECK(from < size() && from != rank_ && !into.empty());
+    const TimePoint until = all_.deadline();
+    const MutexLock lock(everybody_->mutex);
+    RETURN_IF_ERROR(all_.check_ended());
+    auto& handed_over = everybody_->handed_over[{from, rank_}];
+    RETURN_IF_ERROR(all_.wait(until, [&] { return !handed_over.empty(); }));
+    CHECK(handed_over.front().size() == into.size(), "rank {} hands {} bytes over, {} are taken",
+          from, handed_over.front().size(), into.size());
+    std::memcpy(into.data(), handed_over.front().data(), into.size());
+    handed_over.pop_front();
+    return {};
+  }
+
+  Status flush() override {
+    const MutexLock lock(everybody_->mutex);
+    return all_.check_ended();
+  }
+
+ private:
+  const std::shared_ptr<Everybody> everybody_;
+  const uint32_t rank_;
+  const int64_t timeout_ms_;
+  Members all_;
+  std::map<std::vector<uint32_t>, uint64_t> groups_;  // made so far, by their ranks
 };
 
 }  // namespace
 
-std::vector<std::unique_ptr<Communicator>> make_in_process_group(uint32_t size,
-                                                                 int64_t collective_timeout_ms) {
-  auto group = std::make_shared<Group>(size);
-  std::vector<std::unique_ptr<Communicator>> ranks;
+std::vector<std::unique_ptr<ViewCommunicator>> make_in_process_group(
+    uint32_t size, int64_t collective_timeout_ms) {
+  auto everybody = std::make_shared<Everybody>(size);
+  std::vector<std::unique_ptr<ViewCommunicator>> ranks;
   for (uint32_t r = 0; r < size; ++r)
-    ranks.push_back(std::make_unique<InProcessCommunicator>(group, r, size, collective_timeout_ms));
+    ranks.push_back(
+        std::make_unique<InProcessCommunicator>(everybody, r, size, collective_timeout_ms));
   return ranks;
 }
 
@@ -152,7 +277,7 @@ std::vector<std::unique_ptr<Communicator>> make_in_process_group(uint32_t size,
 
 struct InProcessHub::State {
   struct Meeting {
-    std::shared_ptr<Group> group;
+    std::shared_ptr<Everybody> everybody;
     std::set<uint32_t> joined;
   };
   Mutex mutex;
@@ -177,9 +302,9 @@ class InProcessFactory final : public CommunicatorFactory {
     return address_;
   }
 
-  Result<std::unique_ptr<Communicator>> connect(std::span<const std::string> addresses,
-                                                int64_t timeout_ms,
-                                                int64_t collective_timeout_ms) override {
+  Result<std::unique_ptr<ViewCommunicator>> connect(std::span<const std::string> addresses,
+                                                    int64_t timeout_ms,
+                                                    int64_t collective_timeout_ms) override {
     if (addresses.size() != size_ || addresses[rank_] != address_)
       return fail(ErrorCode::kCommSetup, fmt::format("rank {} was not prepared for this", rank_));
     std::string key;
@@ -187,8 +312,8 @@ class InProcessFactory final : public CommunicatorFactory {
     const TimePoint deadline = after_ms(timeout_ms);
     MutexLock lock(hub_->mutex);
     InProcessHub::State::Meeting& meeting = hub_->meetings[key];
-    if (!meeting.group) meeting.group = std::make_shared<Group>(size_);
-    const std::shared_ptr<Group> group = meeting.group;
+    if (!meeting.everybody) meeting.everybody = std::make_shared<Everybody>(size_);
+    const std::shared_ptr<Everybody> everybody = meeting.everybody;
     meeting.joined.insert(rank_);
     hub_->changed.notify_all();
     while (hub_->meetings[key].joined.size() < size_) {
@@ -201,7 +326,7 @@ class InProcessFactory final : public CommunicatorFactory {
                                                        rank_, missing, timeout_ms));
       }
     }
-    return std::make_unique<InProcessCommunicator>(group, rank_, size_, collective_timeout_ms);
+    return std::make_unique<InProcessCommunicator>(everybody, rank_, size_, collective_timeout_ms);
   }
 
   void abort_connect() override {

@@ -11,8 +11,8 @@
 namespace holdfast::train {
 
 // `size` communicators that reach each other; element r is rank r. Each is used by one thread.
-std::vector<std::unique_ptr<Communicator>> make_in_process_group(uint32_t size,
-                                                                 int64_t collective_timeout_ms);
+std::vector<std::unique_ptr<ViewCommunicator>> make_in_process_group(uint32_t size,
+                                                                     int64_t collective_timeout_ms);
 
 // A place where factories of one test meet.
 class InProcessHub {

@@ -43,7 +43,6 @@ class Cuda {
   Status register_host(void* at, size_t bytes);
 
   const std::string& name() const;  // "NVIDIA H100 80GB HBM3"
-  uint32_t multiprocessors() const;
   bool is_hopper() const;  // compute capability 9.0
 
   // For *_cuda.cu only.

@@ -163,7 +163,6 @@ void Cuda::on_finish(std::function<Status()> verdict) { impl_->verdict = std::mo
 std::atomic<uint32_t>& Cuda::abort_word() { return *impl_->abort_word; }
 
 const std::string& Cuda::name() const { return impl_->name; }
-uint32_t Cuda::multiprocessors() const { return static_cast<uint32_t>(impl_->multiprocessors); }
 bool Cuda::is_hopper() const { return impl_->capability == 90; }
 
 void copy_bytes(Cuda& cuda, const void* from, size_t bytes, void* to) {

@@ -57,6 +57,8 @@ struct Cuda::Impl {
   // only where the copy of the one before is still under way.
   const void* table(const void* host, size_t bytes);
 
+  PinnedBuffer<uint32_t> first_rows;  // of experts, on the host: where each is a product of its own
+
   void* registered = nullptr;  // see register_host
   // One word that host and device see at one address.
   PinnedBuffer<uint32_t> abort_room;

@@ -37,7 +37,8 @@ GroupedOperand<T> of_expert(T* base, size_t stride) {
 
 // Waits for the device. Empty after an error, which is remembered.
 std::vector<uint32_t> first_rows_on_host(Cuda& cuda, ExpertRowsCuda rows) {
-  PinnedBuffer<uint32_t> host(rows.experts + 1);
+  PinnedBuffer<uint32_t>& host = cuda.impl().first_rows;
+  host.resize(rows.experts + 1);
   download_bytes(cuda, rows.first_row, host.size() * sizeof(uint32_t), host.data());
   if (!cuda.finish()) return {};
   return {host.data(), host.data() + host.size()};

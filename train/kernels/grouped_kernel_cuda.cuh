@@ -28,13 +28,6 @@ struct Cooperative {
   using Mainloop = cutlass::gemm::KernelPtrArrayTmaWarpSpecializedCooperative;
   using Epilogue = cutlass::epilogue::PtrArrayTmaWarpSpecializedCooperative;
 };
-template <class TileShape_, class ClusterShape_>
-struct PingPong {
-  using TileShape = TileShape_;
-  using ClusterShape = ClusterShape_;
-  using Mainloop = cutlass::gemm::KernelPtrArrayTmaWarpSpecializedPingpong;
-  using Epilogue = cutlass::epilogue::PtrArrayTmaWarpSpecializedPingpong;
-};
 
 // D = A B^T (+ C): A [m, k] and B [n, k] are bf16, contiguous along k ("row" of A, "column" of B)
 // or across it; C and D are row-major of type Out; C only where it may be added.

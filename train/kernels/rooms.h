@@ -37,13 +37,12 @@ struct ReceiveRooms {
   size_t rows() const { return lanes * chunk_rows; }
 };
 
-// place_in_rooms: row_of_choice, kNoRow for dropped choices, and the token of each row that has
-// one;
-//   others are not written.
+// place_in_rooms: row_of_choice, kNoRow for dropped choices, and the token of each row that has one;
+//   other rows are not written.
 // write_heads: min(counts, most) at the beginning of each chunk of `sent`, rows of row_bytes.
-// read_heads: from the heads of what was received, how many rows of hosted expert h came from lane
-// c. place_received: with begin_HC1, the sums of these counts before each: the place of each
-// received row
+// read_heads: from the heads of what was received, how many rows of hosted expert h came from lane c; no
+//   more than its room has, whatever stands there.
+// place_received: with begin_HC1, the sums of these counts before each: the place of each received row
 //   in expert order, then by lane, and the first row of each hosted expert.
 
 }  // namespace holdfast::train::kernels

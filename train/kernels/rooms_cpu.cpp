@@ -50,8 +50,9 @@ void read_heads(const Cpu&, const ReceiveRooms& rooms, size_t row_bytes, const v
       uint32_t kept = 0;
       std::memcpy(&kept, head + rooms.expert_H[h] * sizeof kept, sizeof kept);
       rows_HC[h * rooms.lanes + lane] =
-          static_cast<uint32_t>(first_of_slot(rooms.end_H[h], kept, rooms.slots_H[h]) -
-                                first_of_slot(rooms.begin_H[h], kept, rooms.slots_H[h]));
+          std::min(static_cast<uint32_t>(first_of_slot(rooms.end_H[h], kept, rooms.slots_H[h]) -
+                                         first_of_slot(rooms.begin_H[h], kept, rooms.slots_H[h])),
+                   rooms.room_H1[h + 1] - rooms.room_H1[h]);
     }
 }
 

@@ -50,8 +50,10 @@ __global__ void __launch_bounds__(kBlockThreads)
   const auto* const head =
       reinterpret_cast<const uint32_t*>(received + lane * rooms.chunk_rows * row_bytes);
   const uint32_t kept = head[rooms.expert_H[h]], slots = rooms.slots_H[h];
-  rows_HC[i] = static_cast<uint32_t>(first_of_slot(rooms.end_H[h], kept, slots) -
-                                     first_of_slot(rooms.begin_H[h], kept, slots));
+  // Behind an exchange that was broken off the head holds anything; no more than the room has is used.
+  rows_HC[i] = min(static_cast<uint32_t>(first_of_slot(rooms.end_H[h], kept, slots) -
+                                         first_of_slot(rooms.begin_H[h], kept, slots)),
+                   rooms.room_H1[h + 1] - rooms.room_H1[h]);
 }
 
 __global__ void __launch_bounds__(kBlockThreads)

@@ -1,8 +1,8 @@
 // Shapes of operations, the same on every backend. Suffixes of pointers are shapes, row-major:
-//   N tokens of a micro-batch (B sequences of T)   D width of the model    V vocabulary
-//   H query heads, G key/value heads, A head width E experts, K top_k      F hidden width of an
-//   expert R rows that were sent or received              X any width
-//   P = H + 2 G: the heads of one row of queries, keys and values side by side
+//   N  tokens of a micro-batch, B sequences of T     D  width of the model    V  vocabulary
+//   H  query heads, G key/value heads, A head width  E  experts, K top_k      F  width of an expert
+//   R  rows that were sent or received               X  any width
+//   P = H + 2 G, the heads of one row of queries, keys and values side by side
 #pragma once
 
 #include <cstddef>

@@ -101,6 +101,16 @@ void plan_host(const std::vector<Rows>& rows, const LayerPlacement& placement, D
 
 }  // namespace
 
+DispatchPlan plan_arrivals(std::span<const uint32_t> counts, const LayerPlacement& placement,
+                           DispatchRule rule) {
+  const uint32_t lanes = placement.lanes();
+  CHECK(rule.lane < lanes && counts.size() % lanes == 0, "lane {} of {}, {} counts", rule.lane,
+        lanes, counts.size());
+  DispatchPlan plan;
+  plan_host(split_all(counts, counts.size() / lanes, placement, rule), placement, rule, plan);
+  return plan;
+}
+
 DispatchPlan plan_dispatch(std::span<const uint32_t> choices, uint32_t top_k,
                            std::span<const uint32_t> counts, const LayerPlacement& placement,
                            DispatchRule rule) {

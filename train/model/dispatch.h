@@ -49,6 +49,12 @@ DispatchPlan plan_dispatch(std::span<const uint32_t> choices, uint32_t top_k,
                            std::span<const uint32_t> counts, const LayerPlacement& placement,
                            DispatchRule rule);
 
+// Only what a host of experts needs, with nothing of this lane's own choices: received_rows, place_of_row
+// and products. What comes from a lane depends on that lane's counts alone, so counts may be put
+// together from several micro-batches' rounds.
+DispatchPlan plan_arrivals(std::span<const uint32_t> counts, const LayerPlacement& placement,
+                           DispatchRule rule);
+
 // Every lane's counts [lane * E + e] from this lane's [E].
 Result<std::vector<uint32_t>> gather_counts(Communicator& comm, std::span<const uint32_t> counts);
 

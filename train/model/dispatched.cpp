@@ -1,5 +1,7 @@
 #include "train/model/dispatched.h"
 
+#include <numeric>
+
 #include "base/check.h"
 #include "train/kernels/backends.h"
 
@@ -32,6 +34,40 @@ Status Dispatched<B>::plan(typename B::Device& device, kernels::RouterShape shap
       break;
   }
   return device.check();
+}
+
+template <class B>
+Status Dispatched<B>::assemble(typename B::Device& device, const DispatchRoute& route,
+                               std::span<const Dispatched* const> from) {
+  way_ = Way::kHost;
+  std::vector<const HostDispatch<B>*> plans;
+  for (const Dispatched* one : from) {
+    CHECK(one == nullptr || one->way_ == Way::kHost, "only plans of the host can be put together");
+    plans.push_back(one == nullptr ? nullptr : &one->host_);
+  }
+  const Dispatched* own = from[route.comm.rank()];
+  host_.assemble(device, route, own == nullptr ? nullptr : &own->routes_, plans, routes_);
+  return device.check();
+}
+
+template <class B>
+size_t Dispatched<B>::first_received(uint32_t lane) const {
+  return std::accumulate(routes_.received_rows.begin(),
+                         routes_.received_rows.begin() + static_cast<long>(lane), size_t{0});
+}
+
+template <class B>
+void Dispatched<B>::take_rows(typename B::Device& device, uint32_t lane, size_t width,
+                              const Dispatched& from, const V* rows, Room<V>& travel,
+                              V* ordered) const {
+  const size_t count = routes_.received_rows[lane];
+  CHECK(count == from.routes_.received_rows[lane], "{} rows of lane {}, {} where they lie", count,
+        lane, from.routes_.received_rows[lane]);
+  travel.resize(count * width);
+  gather_rows(device, {count, width},
+              from.routes_.place_of_row_R.data() + from.first_received(lane), rows, travel.data());
+  scatter_rows(device, {count, width}, routes_.place_of_row_R.data() + first_received(lane),
+               travel.data(), ordered);
 }
 
 template <class B>

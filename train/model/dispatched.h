@@ -20,6 +20,15 @@ class Dispatched {
   Status plan(typename B::Device& device, kernels::RouterShape shape, ChoicesView chosen,
               size_t width, const DispatchRoute& route);
 
+  // I of a round whose micro-batches ran in several F rounds. from[lane]: the way that lane's micro-batch
+  // took, nullptr: it has none. No communication; for ways that the host planned.
+  Status assemble(typename B::Device& device, const DispatchRoute& route,
+                  std::span<const Dispatched* const> from);
+  // Rows of one lane's micro-batch, from where they lie in `from`'s expert order to here. `travel` is
+  // scratch.
+  void take_rows(typename B::Device& device, uint32_t lane, size_t width, const Dispatched& from,
+                 const V* rows, Room<V>& travel, V* ordered) const;
+
   size_t sent() const { return routes_.sent; }
   size_t received() const { return routes_.received; }
   const uint32_t* row_of_choice() const { return routes_.row_of_choice_NK.data(); }
@@ -41,6 +50,8 @@ class Dispatched {
 
  private:
   enum class Way : uint8_t { kHost, kAlone, kRooms };
+  // Where the rows of a lane begin among those received.
+  size_t first_received(uint32_t lane) const;
   Status travel_to_hosts(PayloadExchange& payload, size_t width, const V* sent_RD,
                          Room<V>& travel) const;
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/check.h"
 #include "train/kernels/backends.h"
 
 namespace holdfast::train {
@@ -15,13 +16,38 @@ Status HostDispatch<B>::plan(typename B::Device& device, kernels::RouterShape sh
   download(device, chosen.choices_NK, choices, staging_.data());
   download(device, chosen.counts_E, shape.experts, staging_.data() + choices);
   RETURN_IF_ERROR(device.finish());
-  ASSIGN_OR_RETURN(const std::vector<uint32_t> counts,
-                   gather_counts(route.comm, {staging_.data() + choices, shape.experts}));
+  ASSIGN_OR_RETURN(counts_CE_, gather_counts(route.comm, {staging_.data() + choices, shape.experts}));
   keep(device,
-       plan_dispatch({staging_.data(), choices}, static_cast<uint32_t>(shape.top_k), counts,
+       plan_dispatch({staging_.data(), choices}, static_cast<uint32_t>(shape.top_k), counts_CE_,
                      route.placement, {route.comm.rank(), route.reproducible, route.most_E}),
        hosted_experts(route.placement, route.comm.rank()).size(), routes);
   return device.check();
+}
+
+template <class B>
+void HostDispatch<B>::assemble(typename B::Device& device, const DispatchRoute& route,
+                               const RowRoutes<B>* own, std::span<const HostDispatch* const> from,
+                               RowRoutes<B>& routes) {
+  CHECK(from.size() == route.comm.size());
+  size_t experts = 0;
+  for (const HostDispatch* one : from)
+    if (one != nullptr) experts = one->counts_CE_.size() / from.size();
+  counts_CE_.assign(from.size() * experts, 0);
+  for (size_t lane = 0; lane < from.size(); ++lane)
+    if (from[lane] != nullptr)
+      std::copy_n(from[lane]->counts_CE_.begin() + static_cast<long>(lane * experts), experts,
+                  counts_CE_.begin() + static_cast<long>(lane * experts));
+  const uint32_t rank = route.comm.rank();
+  DispatchPlan plan =
+      plan_arrivals(counts_CE_, route.placement, {rank, route.reproducible, route.most_E});
+  plan.sent_rows.assign(from.size(), 0);
+  keep(device, plan, hosted_experts(route.placement, rank).size(), routes);
+  if (own == nullptr) return;
+  routes.sent = own->sent;
+  routes.sent_rows = own->sent_rows;
+  routes.row_of_choice_NK.resize(own->row_of_choice_NK.size());
+  copy(device, own->row_of_choice_NK.data(), own->row_of_choice_NK.size(),
+       routes.row_of_choice_NK.data());
 }
 
 template <class B>

@@ -22,25 +22,33 @@ struct MoeSizes {
   kernels::CombineShape combine() const { return {router.tokens, router.top_k, expert.width}; }
 };
 
+// Of this lane's micro-batch.
 template <class B>
 struct MoeStash {
   template <class E>
   using Room = typename B::template Room<E>;
   using V = typename B::Value;
   using S = typename B::Stat;
-  // F, at the source
+  // F
   Room<V> x_ND;  // the block's input, filled by the caller
   Room<S> inverse_rms_N;
   Room<V> normed_ND;
   Room<S> probabilities_NE, logsumexp_N, gates_NK;
   Room<uint32_t> choices_NK, rank_NK;
-  Dispatched<B> dispatched;
   Room<V> returned_RD;  // the experts' outputs, a row per choice
-  // On the host of the experts, rows in expert order
+  // I
+  Room<V> dlogits_NE, dnormed_ND;
+};
+
+// What a round brought to the experts hosted here, rows in expert order, and the way it came.
+template <class B>
+struct MoeHosted {
+  template <class E>
+  using Room = typename B::template Room<E>;
+  using V = typename B::Value;
+  Dispatched<B> dispatched;
   Room<V> x_RD, gate_up_R2F, hidden_RF;  // F; I makes gradients of gate_up
   Room<V> dy_RD;                         // I
-  // I, at the source
-  Room<V> dlogits_NE, dnormed_ND;
 };
 
 // Room that only lives within one call; one per model.
@@ -69,20 +77,26 @@ struct MoeReport {
 // Errors: the communicator's, the device's.
 template <class B>
 Status moe_forward(typename B::Device& device, const MoeSizes& sizes, const MoeLayer<B>& layer,
-                   MoeReport report, MoeStash<B>& stash, MoeScratch<B>& scratch,
-                   typename B::Value* y_ND);
+                   MoeReport report, MoeStash<B>& stash, MoeHosted<B>& hosted,
+                   MoeScratch<B>& scratch, typename B::Value* y_ND);
+// What I needs at the hosts, put together from the F rounds that the I round's micro-batches ran in:
+// from[lane], nullptr: that lane has none. No communication.
+template <class B>
+Status moe_assemble(typename B::Device& device, const MoeSizes& sizes, const DispatchRoute& route,
+                    std::span<const MoeHosted<B>* const> from, MoeScratch<B>& scratch,
+                    MoeHosted<B>& hosted);
 // residual_ND: in, the gradient of y; out, the gradient of x. counts_E as F reported them.
 template <class B>
 Status moe_input_gradient(typename B::Device& device, const MoeSizes& sizes,
                           const MoeLayer<B>& layer, const uint32_t* counts_E, MoeStash<B>& stash,
-                          MoeScratch<B>& scratch, typename B::Value* residual_ND);
+                          MoeHosted<B>& hosted, MoeScratch<B>& scratch, typename B::Value* residual_ND);
 template <class B>
 void router_weight_gradient(typename B::Device& device, const MoeSizes& sizes,
                             const MoeStash<B>& stash, const GroupSpec& group,
                             const GradientTarget<typename B::Gradient>& target);
 template <class B>
 Status moe_expert_weight_gradient(typename B::Device& device, const MoeSizes& sizes,
-                                  const MoeStash<B>& stash,
+                                  const MoeHosted<B>& hosted,
                                   typename B::ExpertGradients gradients);
 
 }  // namespace holdfast::train

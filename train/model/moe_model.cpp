@@ -4,6 +4,7 @@
 
 #include "base/check.h"
 #include "train/kernels/backends.h"
+#include "train/model/hand_over.h"
 #include "train/model/stash_impl.h"
 
 namespace holdfast::train {
@@ -13,12 +14,18 @@ struct MoeModel<B>::Impl {
   using V = typename B::Value;
   using Device = typename B::Device;
 
-  Impl(Device& on, const conf::ModelConfig& model)
+  Impl(Device& on, const conf::ModelConfig& model, const StageLayers& part)
       : device(on),
         config(model),
+        stage(part),
         layout(model, 1),
         rotary(on, model.context, model.width / model.heads, model.rope_theta) {
+    CHECK(stage.layers > 0 && stage.end_layer() <= config.layers);
     kernels::use_one_blas_thread();
+    idle.room->counts_LE.resize(size_t{stage.layers} * config.experts);
+  }
+  LayerIndex layer(size_t of_stage) const {
+    return LayerIndex(stage.first_layer + static_cast<uint32_t>(of_stage));
   }
 
   AttentionSizes attention_sizes(const StashImpl<B>& stash) const {
@@ -36,8 +43,11 @@ struct MoeModel<B>::Impl {
   kernels::LinearShape output(size_t tokens) const {
     return {tokens, config.width, config.vocabulary};
   }
-  uint32_t* counts(StashImpl<B>& stash, size_t layer) const {
-    return stash.room->counts_LE.data() + layer * config.experts;
+  uint32_t* counts(StashImpl<B>& stash, size_t i) const {
+    return stash.room->counts_LE.data() + i * config.experts;
+  }
+  double* router_losses(StashImpl<B>& stash, size_t i) const {
+    return stash.room->losses.data() + 1 + 2 * i;
   }
 
   AttentionTensors<const V*> attention(LayerIndex layer, const Weights<B>& weights) const {
@@ -50,16 +60,24 @@ struct MoeModel<B>::Impl {
   MoeLayer<B> moe(LayerIndex layer, const Weights<B>& weights, const ModelContext& context) const {
     const GroupSpec& group = layout.group(layout.router(layer));
     return {router_tensors(group, weights.group(group.index)),
-            weights.experts(layer),
-            {context.comm, context.payload, context.placement.layers[layer.value],
-             context.reproducible,
-             context.capacity ? context.capacity->of(layer) : std::span<const uint32_t>{},
-             context.rooms}};
+            weights.experts(layer), route(layer, context)};
+  }
+  DispatchRoute route(LayerIndex layer, const ModelContext& context) const {
+    return {context.comm, context.payload, context.placement.layers[layer.value],
+            context.reproducible,
+            context.capacity ? context.capacity->of(layer) : std::span<const uint32_t>{},
+            context.rooms};
   }
 
-  // The input of a block, or of the head after the last one: where the layer before writes to.
-  typename B::template Room<V>& input_of(StashRoom<B>& room, size_t layer) const {
-    return layer < room.blocks.size() ? room.blocks[layer].attention.x_ND : room.head.x_ND;
+  // The input of a block, or of what comes after the last one: where the layer before writes to.
+  typename B::template Room<V>& input_of(StashRoom<B>& room, size_t i) const {
+    return i < room.blocks.size() ? room.blocks[i].attention.x_ND : room.head.x_ND;
+  }
+  // What came from a neighbouring stage, to where the backend computes.
+  void take_over(size_t tokens, std::span<const V> from, typename B::template HostRoom<V>& staging,
+                 typename B::template Room<V>& to) const {
+    CHECK(from.size() == tokens * config.width, "{} elements for {} tokens", from.size(), tokens);
+    take_from_host<B>(device, from, staging, to);
   }
 
   void check_context(const ModelContext& context, size_t tokens) const {
@@ -75,25 +93,33 @@ struct MoeModel<B>::Impl {
   }
 
   // `gradient_scale`: the loss's gradient is wanted, too.
-  Result<std::unique_ptr<StashImpl<B>>> forward(const MicroBatch* batch, const Weights<B>& weights,
-                                                const ModelContext& context,
-                                                std::optional<double> gradient_scale);
+  Result<ForwardRound<B>> forward(const MicroBatch* batch, const Weights<B>& weights,
+                                  const ModelContext& context, std::span<const V> x_ND,
+                                  std::optional<double> gradient_scale);
   void take(const MicroBatch& batch, StashImpl<B>& stash) const;
   void embed(StashImpl<B>& stash, const Weights<B>& weights) const;
-  Status forward_block(StashImpl<B>& stash, LayerIndex layer, const Weights<B>& weights,
-                       const ModelContext& context);
+  Status forward_block(StashImpl<B>& stash, HostedImpl<B>& hosted, size_t i,
+                       const Weights<B>& weights, const ModelContext& context);
   void forward_head(StashImpl<B>& stash, const Weights<B>& weights,
                     std::optional<double> gradient_scale) const;
   void head_input_gradient(StashImpl<B>& stash, const Weights<B>& weights);
-  Status block_input_gradient(StashImpl<B>& stash, LayerIndex layer, const Weights<B>& weights,
-                              const ModelContext& context);
-  Status dense_weight_gradient(const StashImpl<B>& stash, GradientSink<B>& gradients) const;
+  Status block_input_gradient(StashImpl<B>& stash, HostedImpl<B>& hosted, size_t i,
+                              const Weights<B>& weights, const ModelContext& context);
+  Status head_weight_gradient(const StashImpl<B>& stash, GradientSink<B>& gradients) const;
+  Status block_weight_gradient(const StashImpl<B>& stash, size_t i,
+                               GradientSink<B>& gradients) const;
+  Status embedding_weight_gradient(const StashImpl<B>& stash, GradientSink<B>& gradients) const;
 
   Device& device;
   const conf::ModelConfig config;
+  const StageLayers stage;
   const ParameterLayout layout;
   const typename B::Rotary rotary;
-  const std::shared_ptr<RoomPool<B>> pool = std::make_shared<RoomPool<B>>();
+  using StashPool = RoomPool<StashRoom<B>>;
+  using HostedPool = RoomPool<HostedRoom<B>>;
+  const std::shared_ptr<StashPool> stashes = std::make_shared<StashPool>(stage.layers);
+  const std::shared_ptr<HostedPool> hosted_rooms = std::make_shared<HostedPool>(stage.layers);
+  StashImpl<B> idle{std::make_shared<StashPool>(stage.layers)};  // I without a micro-batch
   MoeScratch<B> scratch;
   typename B::template Room<V> residual_ND;  // the gradient that travels back through the blocks
   typename B::template Room<V> dheads_ND;
@@ -102,25 +128,25 @@ struct MoeModel<B>::Impl {
 // The micro-batch, checked, to where the backend computes.
 template <class B>
 void MoeModel<B>::Impl::take(const MicroBatch& batch, StashImpl<B>& stash) const {
-  const size_t n = batch.tokens.size();
-  CHECK(n == size_t{batch.sequences} * batch.context && n == batch.targets.size() &&
-            batch.context <= config.context,
-        "{} sequences of {}: {} tokens, {} targets", batch.sequences, batch.context, n,
-        batch.targets.size());
+  const size_t n = size_t{batch.sequences} * batch.context;
+  CHECK((!stage.embeds || n == batch.tokens.size()) &&
+            (!stage.has_head || n == batch.targets.size()) && batch.context <= config.context,
+        "{} sequences of {}: {} tokens, {} targets", batch.sequences, batch.context,
+        batch.tokens.size(), batch.targets.size());
   stash.sequences = batch.sequences;
   stash.context = batch.context;
   StashRoom<B>& room = *stash.room;
   room.host_tokens_2N.resize(2 * n);
-  room.tokens_N.resize(n);
-  room.targets_N.resize(n);
-  int32_t* host = room.host_tokens_2N.data();
-  for (const std::vector<int32_t>* from : {&batch.tokens, &batch.targets})
-    for (const int32_t token : *from) {
-      CHECK(token >= 0 && static_cast<uint32_t>(token) < config.vocabulary, "token {}", token);
-      *host++ = token;
+  const auto put = [&](const std::vector<int32_t>& from, int32_t* host, auto& to) {
+    for (size_t i = 0; i < n; ++i) {
+      CHECK(from[i] >= 0 && static_cast<uint32_t>(from[i]) < config.vocabulary, "token {}", from[i]);
+      host[i] = from[i];
     }
-  upload(device, room.host_tokens_2N.data(), n, room.tokens_N.data());
-  upload(device, room.host_tokens_2N.data() + n, n, room.targets_N.data());
+    to.resize(n);
+    upload(device, host, n, to.data());
+  };
+  if (stage.embeds) put(batch.tokens, room.host_tokens_2N.data(), room.tokens_N);
+  if (stage.has_head) put(batch.targets, room.host_tokens_2N.data() + n, room.targets_N);
 }
 
 template <class B>
@@ -132,18 +158,18 @@ void MoeModel<B>::Impl::embed(StashImpl<B>& stash, const Weights<B>& weights) co
 }
 
 template <class B>
-Status MoeModel<B>::Impl::forward_block(StashImpl<B>& stash, LayerIndex layer,
+Status MoeModel<B>::Impl::forward_block(StashImpl<B>& stash, HostedImpl<B>& hosted, size_t i,
                                         const Weights<B>& weights, const ModelContext& context) {
   const size_t elements = stash.tokens() * config.width;
-  BlockStash<B>& block = stash.room->blocks[layer.value];
+  BlockStash<B>& block = stash.room->blocks[i];
   block.moe.x_ND.resize(elements);
-  attention_forward<B>(device, attention_sizes(stash), rotary, attention(layer, weights),
+  attention_forward<B>(device, attention_sizes(stash), rotary, attention(layer(i), weights),
                        block.attention, block.moe.x_ND.data());
-  auto& y = input_of(*stash.room, layer.value + 1);
+  auto& y = input_of(*stash.room, i + 1);
   y.resize(elements);
-  return moe_forward<B>(device, moe_sizes(stash.tokens(), 1.0), moe(layer, weights, context),
-                        {stash.room->losses.data() + 1, counts(stash, layer.value)}, block.moe,
-                        scratch, y.data());
+  return moe_forward<B>(device, moe_sizes(stash.tokens(), 1.0), moe(layer(i), weights, context),
+                        {router_losses(stash, i), counts(stash, i)}, block.moe,
+                        hosted.room->blocks[i], scratch, y.data());
 }
 
 template <class B>
@@ -165,26 +191,35 @@ void MoeModel<B>::Impl::forward_head(StashImpl<B>& stash, const Weights<B>& weig
 }
 
 template <class B>
-Result<std::unique_ptr<StashImpl<B>>> MoeModel<B>::Impl::forward(
-    const MicroBatch* batch, const Weights<B>& weights, const ModelContext& context,
-    std::optional<double> gradient_scale) {
-  check_context(context, batch == nullptr ? 0 : batch->tokens.size());
-  auto stash = std::make_unique<StashImpl<B>>(pool, config.layers);
+Result<ForwardRound<B>> MoeModel<B>::Impl::forward(const MicroBatch* batch,
+                                                   const Weights<B>& weights,
+                                                   const ModelContext& context,
+                                                   std::span<const V> x_ND,
+                                                   std::optional<double> gradient_scale) {
+  auto stash = std::make_unique<StashImpl<B>>(stashes);
+  auto hosted = std::make_unique<HostedImpl<B>>(hosted_rooms);
   StashRoom<B>& room = *stash->room;
-  room.losses.resize(3);
-  room.host_losses.resize(3);
-  room.counts_LE.resize(size_t{config.layers} * config.experts);
+  room.losses.resize(1 + 2 * size_t{stage.layers});
+  room.host_losses.resize(room.losses.size());
+  room.counts_LE.resize(size_t{stage.layers} * config.experts);
   room.host_counts_LE.resize(room.counts_LE.size());
   zero(device, room.losses.data(), room.losses.size());
   if (batch != nullptr) take(*batch, *stash);
-  embed(*stash, weights);
-  for (uint32_t layer = 0; layer < config.layers; ++layer)
-    RETURN_IF_ERROR(forward_block(*stash, LayerIndex(layer), weights, context));
-  forward_head(*stash, weights, gradient_scale);
+  check_context(context, stash->tokens());
+  if (stage.embeds)
+    embed(*stash, weights);
+  else
+    take_over(stash->tokens(), x_ND, room.host_x_ND, input_of(room, 0));
+  for (size_t i = 0; i < stage.layers; ++i)
+    RETURN_IF_ERROR(forward_block(*stash, *hosted, i, weights, context));
+  if (stage.has_head)
+    forward_head(*stash, weights, gradient_scale);
+  else
+    leave_on_host<B>(device, room.head.x_ND, room.host_y_ND);
   download(device, room.losses.data(), room.losses.size(), room.host_losses.data());
   download(device, room.counts_LE.data(), room.counts_LE.size(), room.host_counts_LE.data());
   RETURN_IF_ERROR(device.check());
-  return stash;
+  return ForwardRound<B>{std::move(stash), std::move(hosted)};
 }
 
 template <class B>
@@ -203,21 +238,22 @@ void MoeModel<B>::Impl::head_input_gradient(StashImpl<B>& stash, const Weights<B
 }
 
 template <class B>
-Status MoeModel<B>::Impl::block_input_gradient(StashImpl<B>& stash, LayerIndex layer,
-                                               const Weights<B>& weights,
+Status MoeModel<B>::Impl::block_input_gradient(StashImpl<B>& stash, HostedImpl<B>& hosted,
+                                               size_t i, const Weights<B>& weights,
                                                const ModelContext& context) {
-  BlockStash<B>& block = stash.room->blocks[layer.value];
+  BlockStash<B>& block = stash.room->blocks[i];
   RETURN_IF_ERROR(moe_input_gradient<B>(device, moe_sizes(stash.tokens(), context.loss_scale),
-                                        moe(layer, weights, context), counts(stash, layer.value),
-                                        block.moe, scratch, residual_ND.data()));
-  attention_input_gradient<B>(device, attention_sizes(stash), rotary, attention(layer, weights),
+                                        moe(layer(i), weights, context), counts(stash, i),
+                                        block.moe, hosted.room->blocks[i], scratch,
+                                        residual_ND.data()));
+  attention_input_gradient<B>(device, attention_sizes(stash), rotary, attention(layer(i), weights),
                               block.attention, dheads_ND, residual_ND.data());
   return device.check();
 }
 
 template <class B>
-Status MoeModel<B>::Impl::dense_weight_gradient(const StashImpl<B>& stash,
-                                                GradientSink<B>& gradients) const {
+Status MoeModel<B>::Impl::head_weight_gradient(const StashImpl<B>& stash,
+                                               GradientSink<B>& gradients) const {
   const size_t n = stash.tokens();
   const HeadStash<B>& s = stash.room->head;
   const auto head = gradients.begin(layout.head());
@@ -226,60 +262,105 @@ Status MoeModel<B>::Impl::dense_weight_gradient(const StashImpl<B>& stash,
                            s.inverse_rms_N.data(), head.into, dhead.norm);
   linear_weight_gradient(device, output(n), s.logits_NV.data(), s.normed_ND.data(), head.into,
                          dhead.output);
-  RETURN_IF_ERROR(gradients.commit(layout.head()));
-  for (uint32_t i = config.layers; i-- > 0;) {
-    const BlockStash<B>& block = stash.room->blocks[i];
-    const GroupIndex router = layout.router(LayerIndex(i));
-    router_weight_gradient<B>(device, moe_sizes(n, 1.0), block.moe, layout.group(router),
-                              gradients.begin(router));
-    RETURN_IF_ERROR(gradients.commit(router));
-    const GroupIndex attention = layout.attention(LayerIndex(i));
-    attention_weight_gradient<B>(device, attention_sizes(stash), block.attention,
-                                 layout.group(attention), gradients.begin(attention));
-    RETURN_IF_ERROR(gradients.commit(attention));
-  }
+  return gradients.commit(layout.head());
+}
+
+template <class B>
+Status MoeModel<B>::Impl::block_weight_gradient(const StashImpl<B>& stash, size_t i,
+                                                GradientSink<B>& gradients) const {
+  const BlockStash<B>& block = stash.room->blocks[i];
+  const GroupIndex router = layout.router(layer(i));
+  router_weight_gradient<B>(device, moe_sizes(stash.tokens(), 1.0), block.moe,
+                            layout.group(router), gradients.begin(router));
+  RETURN_IF_ERROR(gradients.commit(router));
+  const GroupIndex attention = layout.attention(layer(i));
+  attention_weight_gradient<B>(device, attention_sizes(stash), block.attention,
+                               layout.group(attention), gradients.begin(attention));
+  return gradients.commit(attention);
+}
+
+template <class B>
+Status MoeModel<B>::Impl::embedding_weight_gradient(const StashImpl<B>& stash,
+                                                    GradientSink<B>& gradients) const {
   const auto table = gradients.begin(layout.embedding());
-  embedding_weight_gradient(device, rows(n), config.vocabulary, stash.room->tokens_N.data(),
-                            stash.room->dembedded_ND.data(), table.into, table.at);
-  RETURN_IF_ERROR(gradients.commit(layout.embedding()));
-  return device.check();
+  kernels::embedding_weight_gradient(device, rows(stash.tokens()), config.vocabulary,
+                                     stash.room->tokens_N.data(), stash.room->dembedded_ND.data(),
+                                     table.into, table.at);
+  return gradients.commit(layout.embedding());
 }
 
 template <class B>
 MoeModel<B>::MoeModel(typename B::Device& device, const conf::ModelConfig& model)
-    : impl_(std::make_unique<Impl>(device, model)) {}
+    : MoeModel(device, model, whole_model(model)) {}
+template <class B>
+MoeModel<B>::MoeModel(typename B::Device& device, const conf::ModelConfig& model,
+                      const StageLayers& stage)
+    : impl_(std::make_unique<Impl>(device, model, stage)) {}
 template <class B>
 MoeModel<B>::~MoeModel() = default;
-
 template <class B>
-Result<std::unique_ptr<Stash<B>>> MoeModel<B>::forward(const MicroBatch* batch,
-                                                       const Weights<B>& weights,
-                                                       const ModelContext& context) {
-  return impl_->forward(batch, weights, context, context.loss_scale);
+const StageLayers& MoeModel<B>::stage() const {
+  return impl_->stage;
 }
 
 template <class B>
-Result<MicroBatchLoss> MoeModel<B>::evaluate(const MicroBatch* batch, const Weights<B>& weights,
-                                             const ModelContext& context) {
-  ASSIGN_OR_RETURN(const auto stash, impl_->forward(batch, weights, context, std::nullopt));
+Result<ForwardRound<B>> MoeModel<B>::forward(const MicroBatch* batch, const Weights<B>& weights,
+                                             const ModelContext& context,
+                                             std::span<const V> x_ND) {
+  return impl_->forward(batch, weights, context, x_ND, context.loss_scale);
+}
+
+template <class B>
+Result<std::unique_ptr<Stash<B>>> MoeModel<B>::evaluate(const MicroBatch* batch,
+                                                        const Weights<B>& weights,
+                                                        const ModelContext& context,
+                                                        std::span<const V> x_ND) {
+  ASSIGN_OR_RETURN(auto round, impl_->forward(batch, weights, context, x_ND, std::nullopt));
   RETURN_IF_ERROR(impl_->device.finish());
-  return stash->loss();
+  return std::move(round.stash);
 }
 
 template <class B>
-Status MoeModel<B>::input_gradient(Stash<B>& stash, const Weights<B>& weights,
-                                   const ModelContext& context) {
-  auto& s = static_cast<StashImpl<B>&>(stash);
+Result<std::unique_ptr<Hosted<B>>> MoeModel<B>::assemble(std::span<const Hosted<B>* const> from,
+                                                         const ModelContext& context) {
+  auto hosted = std::make_unique<HostedImpl<B>>(impl_->hosted_rooms);
+  for (size_t i = 0; i < impl_->stage.layers; ++i) {
+    std::vector<const MoeHosted<B>*> blocks;
+    for (const Hosted<B>* one : from) {
+      const auto* impl = static_cast<const HostedImpl<B>*>(one);
+      CHECK(impl == nullptr || !impl->input_gradient_done, "I follows F only once");
+      blocks.push_back(impl == nullptr ? nullptr : &impl->room->blocks[i]);
+    }
+    RETURN_IF_ERROR(moe_assemble<B>(impl_->device, impl_->moe_sizes(0, 1.0),
+                                    impl_->route(impl_->layer(i), context), blocks,
+                                    impl_->scratch, hosted->room->blocks[i]));
+  }
+  return hosted;
+}
+
+template <class B>
+Status MoeModel<B>::input_gradient(Stash<B>* stash, Hosted<B>& hosted, const Weights<B>& weights,
+                                   const ModelContext& context, std::span<const V> dy_ND) {
+  auto& s = stash == nullptr ? impl_->idle : static_cast<StashImpl<B>&>(*stash);
+  auto& h = static_cast<HostedImpl<B>&>(hosted);
   impl_->check_context(context, s.tokens());
-  CHECK(!s.input_gradient_done, "a stash has one input gradient");
-  impl_->head_input_gradient(s, weights);
-  for (uint32_t layer = impl_->config.layers; layer-- > 0;)
-    RETURN_IF_ERROR(impl_->block_input_gradient(s, LayerIndex(layer), weights, context));
-  s.room->dembedded_ND.resize(impl_->residual_ND.size());
-  copy(impl_->device, impl_->residual_ND.data(), impl_->residual_ND.size(),
-       s.room->dembedded_ND.data());
-  s.input_gradient_done = true;
-  return {};
+  CHECK(!s.input_gradient_done && !h.input_gradient_done, "a stash has one input gradient");
+  if (impl_->stage.has_head)
+    impl_->head_input_gradient(s, weights);
+  else
+    impl_->take_over(s.tokens(), dy_ND, s.room->host_dy_ND, impl_->residual_ND);
+  for (size_t i = impl_->stage.layers; i-- > 0;)
+    RETURN_IF_ERROR(impl_->block_input_gradient(s, h, i, weights, context));
+  if (impl_->stage.embeds) {
+    s.room->dembedded_ND.resize(impl_->residual_ND.size());
+    copy(impl_->device, impl_->residual_ND.data(), impl_->residual_ND.size(),
+         s.room->dembedded_ND.data());
+  } else {
+    leave_on_host<B>(impl_->device, impl_->residual_ND, s.room->host_dx_ND);
+  }
+  s.input_gradient_done = stash != nullptr;
+  h.input_gradient_done = true;
+  return impl_->device.check();
 }
 
 template <class B>
@@ -287,18 +368,21 @@ Status MoeModel<B>::weight_gradient(Stash<B>& stash, GradientSink<B>& gradients)
   auto& s = static_cast<StashImpl<B>&>(stash);
   CHECK(s.input_gradient_done, "W needs what I keeps");
   if (s.tokens() == 0) return {};
-  return impl_->dense_weight_gradient(s, gradients);
+  if (impl_->stage.has_head) RETURN_IF_ERROR(impl_->head_weight_gradient(s, gradients));
+  for (size_t i = impl_->stage.layers; i-- > 0;)
+    RETURN_IF_ERROR(impl_->block_weight_gradient(s, i, gradients));
+  if (impl_->stage.embeds) RETURN_IF_ERROR(impl_->embedding_weight_gradient(s, gradients));
+  return impl_->device.check();
 }
 
 template <class B>
-Status MoeModel<B>::expert_weight_gradient(Stash<B>& stash, GradientSink<B>& gradients) {
-  auto& s = static_cast<StashImpl<B>&>(stash);
-  CHECK(s.input_gradient_done, "W needs what I keeps");
-  const MoeSizes sizes = impl_->moe_sizes(s.tokens(), 1.0);
-  for (uint32_t layer = impl_->config.layers; layer-- > 0;)
-    RETURN_IF_ERROR(moe_expert_weight_gradient<B>(impl_->device, sizes,
-                                                  s.room->blocks[layer].moe,
-                                                  gradients.experts(LayerIndex(layer))));
+Status MoeModel<B>::expert_weight_gradient(Hosted<B>& hosted, GradientSink<B>& gradients) {
+  auto& h = static_cast<HostedImpl<B>&>(hosted);
+  CHECK(h.input_gradient_done, "W needs what I keeps");
+  for (size_t i = impl_->stage.layers; i-- > 0;)
+    RETURN_IF_ERROR(moe_expert_weight_gradient<B>(impl_->device, impl_->moe_sizes(0, 1.0),
+                                                  h.room->blocks[i],
+                                                  gradients.experts(impl_->layer(i))));
   return {};
 }
 

@@ -1,17 +1,20 @@
-// The model on one lane of a stage group (S = 1: all layers). Forward (F), input gradient (I) and
-// weight gradient (W) are separate, section 5 of DESIGN.md. Every call of forward and input_gradient
-// is made by all lanes of the group together, since tokens travel to the experts by all-to-all; a lane
-// without a micro-batch passes nullptr and runs its slots' share.
+// One stage of the model on one lane of its stage group (S = 1: all of it). Forward (F), input gradient
+// (I) and weight gradient (W) are separate, section 5 of DESIGN.md. Every call of forward and
+// input_gradient is made by all lanes of the group together, since tokens travel to the experts by
+// all-to-all; a lane without a micro-batch passes nullptr and runs its slots' share.
 //
 // Every term of the loss is a function of one micro-batch alone. In reproducible mode what a
 // micro-batch sends to one expert is processed whole by one replica, so that every product has the
 // same shape wherever it runs, and weight gradients are committed per micro-batch.
+//
+// Layers, groups, placement and capacity are numbered as in the whole model.
 //
 // B is a backend (train/kernels/backend.h). Calls only enqueue on its device.
 #pragma once
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "base/ids.h"
@@ -22,6 +25,7 @@
 #include "train/data/batches.h"
 #include "train/model/gradient_sink.h"
 #include "train/model/parameter_layout.h"
+#include "train/model/stage_layers.h"
 #include "train/placement/capacity.h"
 #include "train/placement/placement.h"
 
@@ -41,44 +45,78 @@ struct ModelContext {
   bool rooms = false;
 };
 
-// Sums over one micro-batch, unscaled.
+// Of one micro-batch at one stage, unscaled.
 struct MicroBatchLoss {
-  double cross_entropy = 0;  // mean over its tokens
-  double load_balance = 0;   // weighted, summed over layers
-  double z_loss = 0;         // weighted, summed over layers
+  double cross_entropy = 0;  // mean over its tokens; 0 where the stage has no head
+  double load_balance = 0;   // weighted, summed over the stage's layers
+  double z_loss = 0;         // weighted, summed over the stage's layers
+  std::vector<kernels::RouterLosses> layers;  // weighted, of each of the stage's layers
   std::vector<uint64_t> popularity;  // [layer * E + expert]: token choices, dropped ones too
   double total() const { return cross_entropy + load_balance + z_loss; }
 };
 
-// What F keeps for I and W. Lives on the lane that ran F; expert inputs on the slots' hosts. Must live
-// until the device has finished what was enqueued for it.
+// What F keeps of a lane's micro-batch for I and W, on that lane. Must live until the device has finished
+// what was enqueued for it.
 template <class B>
 class Stash {
  public:
   virtual ~Stash() = default;
   // Zeros on a lane without a micro-batch. Once the device has finished F.
   virtual MicroBatchLoss loss() const = 0;
+  // [N, D] in host memory, while the stash lives: what the stage after goes on with, once the device has
+  // finished F; empty where the stage has the head.
+  virtual std::span<const typename B::Value> output() const = 0;
+  // The same backwards: the gradient of what the stage was given, once the device has finished I.
+  virtual std::span<const typename B::Value> handed_back() const = 0;
+};
+
+// What a round of F brought to the experts hosted here, from all lanes; and I after it. Lives as a stash.
+template <class B>
+class Hosted {
+ public:
+  virtual ~Hosted() = default;
+};
+
+template <class B>
+struct ForwardRound {
+  std::unique_ptr<Stash<B>> stash;
+  std::unique_ptr<Hosted<B>> hosted;
 };
 
 template <class B>
 class MoeModel {
  public:
+  using V = typename B::Value;
   // `device` outlives the model.
-  MoeModel(typename B::Device& device, const conf::ModelConfig& model);
+  MoeModel(typename B::Device& device, const conf::ModelConfig& model);  // all of it
+  MoeModel(typename B::Device& device, const conf::ModelConfig& model, const StageLayers& stage);
   ~MoeModel();
+  const StageLayers& stage() const;
 
-  // F of every layer and the loss. Errors: the communicator's, the device's.
-  Result<std::unique_ptr<Stash<B>>> forward(const MicroBatch* batch, const Weights<B>& weights,
-                                            const ModelContext& context);
-  // Loss only, nothing kept: held-out evaluation. Waits for the device.
-  Result<MicroBatchLoss> evaluate(const MicroBatch* batch, const Weights<B>& weights,
-                                  const ModelContext& context);
-  // I of every layer, from the loss back; keeps what W needs in the stash.
-  Status input_gradient(Stash<B>& stash, const Weights<B>& weights, const ModelContext& context);
+  // F of every layer and the loss. x_ND: the input, in host memory, where the stage does not embed; it is
+  // copied at once. Of the batch only the sizes matter then, and targets only where the stage has the
+  // head. Errors: the communicator's, the device's.
+  Result<ForwardRound<B>> forward(const MicroBatch* batch, const Weights<B>& weights,
+                                  const ModelContext& context, std::span<const V> x_ND = {});
+  // Held-out evaluation: only loss and output of the stash are there. Waits for the device.
+  Result<std::unique_ptr<Stash<B>>> evaluate(const MicroBatch* batch, const Weights<B>& weights,
+                                             const ModelContext& context,
+                                             std::span<const V> x_ND = {});
+
+  // For an I round whose micro-batches ran in several F rounds, or in one with others beside them: what it
+  // needs at the hosts. from[lane]: of the F round of that lane's micro-batch; nullptr: it has none.
+  Result<std::unique_ptr<Hosted<B>>> assemble(std::span<const Hosted<B>* const> from,
+                                              const ModelContext& context);
+
+  // I of every layer, from the loss or from dy_ND (as x_ND) back; keeps what W needs in both. stash:
+  // nullptr on a lane without a micro-batch. hosted: of an F round with the very same micro-batches, or
+  // assembled.
+  Status input_gradient(Stash<B>* stash, Hosted<B>& hosted, const Weights<B>& weights,
+                        const ModelContext& context, std::span<const V> dy_ND = {});
   // W of everything dense (embedding, attention, norms, router, head): no communication.
   Status weight_gradient(Stash<B>& stash, GradientSink<B>& gradients);
   // W of the experts hosted here, for what the I round brought: no communication.
-  Status expert_weight_gradient(Stash<B>& stash, GradientSink<B>& gradients);
+  Status expert_weight_gradient(Hosted<B>& hosted, GradientSink<B>& gradients);
 
  private:
   struct Impl;

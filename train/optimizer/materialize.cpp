@@ -48,8 +48,9 @@ template <class B>
 Status materialize(typename B::Device& device, PayloadExchange& payload, const StageMap& map,
                    ShardStore<B>& store, MaterializeScratch<B>& scratch,
                    ComputeWeights<B>& weights) {
-  if (map.lanes == 1) {  // owner and host of everything
+  if (map.lanes == 1) {  // owner and host of all of the stage
     for (uint32_t flat = 0; flat < map.owner_lane.size(); ++flat) {
+      if (!map.has(flat)) continue;
       const ShardId shard = map.shard(flat);
       const auto master = store.now(flat).master;
       convert(device, master.data(), master.size(),
@@ -57,7 +58,7 @@ Status materialize(typename B::Device& device, PayloadExchange& payload, const S
     }
     return device.check();
   }
-  for (const ShardSpan span : exchange_spans(*map.layout))
+  for (const ShardSpan span : exchange_spans(map))
     RETURN_IF_ERROR(exchange_span(device, payload, map, span, store, scratch, weights));
   return {};
 }

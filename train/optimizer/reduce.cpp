@@ -80,6 +80,7 @@ Status Reducer<B>::reduce(PayloadExchange& payload, const StageMap& map,
   if (map.lanes > 1) return reduce_sums(payload, map, gradients);
   values_.clear();  // one lane: its own sums are the sums
   for (uint32_t flat = 0; flat < map.owner_lane.size(); ++flat) {
+    if (!map.has(flat)) continue;
     const ShardId shard = map.shard(flat);
     values_[flat] = gradients.sums(shard.group, map.layout->range(shard).begin);
   }
@@ -91,7 +92,7 @@ Status Reducer<B>::reduce_sums(PayloadExchange& payload, const StageMap& map,
                                const Gradients<B>& gradients) {
   open(map);
   zero(device_, sums_.data(), sums_.size());
-  for (const ShardSpan span : exchange_spans(*map.layout)) {
+  for (const ShardSpan span : exchange_spans(map)) {
     const SpanTraffic traffic = span_traffic(map, span);
     send_.resize(PayloadExchange::total(traffic.hosted_here));
     recv_.resize(PayloadExchange::total(traffic.owned_here));
@@ -120,7 +121,7 @@ Status Reducer<B>::reduce_fixed(PayloadExchange& payload, const StageMap& map,
                                 const Gradients<B>& gradients) {
   open(map);
   squares_ = 0;
-  for (const ShardSpan span : exchange_spans(*map.layout)) {
+  for (const ShardSpan span : exchange_spans(map)) {
     const SpanTraffic traffic = span_traffic(map, span);
     std::vector<int64_t> send, recv(PayloadExchange::total(traffic.owned_here));
     for (uint32_t to = 0; to < map.lanes; ++to)
@@ -164,7 +165,8 @@ Result<double> Reducer<B>::exact_norm(Communicator& comm) const {
 }
 
 template <class B>
-Result<double> Reducer<B>::global_norm(Communicator& comm, const StageMap& map) {
+Result<double> Reducer<B>::global_norm(Communicator& comm, const ParameterLayout& layout,
+                                       std::span<const uint32_t> owners) {
   if (reproducible_) {
     RETURN_IF_ERROR(device_.finish());
     return exact_norm(comm);
@@ -173,22 +175,22 @@ Result<double> Reducer<B>::global_norm(Communicator& comm, const StageMap& map) 
   host_squares_.resize(values_.size());
   std::vector<kernels::FloatRange> ranges;
   for (const auto& [flat, values] : values_)
-    ranges.push_back({values, map.layout->range(map.shard(flat)).size()});
+    ranges.push_back({values, layout.range(ShardId::unflat(flat, layout.slices())).size()});
   sum_squares(device_, ranges, shard_squares_.data());
   download(device_, shard_squares_.data(), values_.size(), host_squares_.data());
   RETURN_IF_ERROR(device_.finish());
 
-  std::vector<size_t> sizes(map.lanes);
-  for (const uint32_t lane : map.owner_lane) sizes[lane] += sizeof(double);
-  std::vector<double> all(map.owner_lane.size());
+  std::vector<size_t> sizes(comm.size());
+  for (const uint32_t rank : owners) sizes[rank] += sizeof(double);
+  std::vector<double> all(owners.size());
   RETURN_IF_ERROR(comm.all_gather(std::as_bytes(host_squares_.span()),
                                   std::as_writable_bytes(std::span(all)), sizes));
   // By owner, then by shard: back into shard order.
-  std::vector<size_t> next(map.lanes);
-  for (uint32_t lane = 1; lane < map.lanes; ++lane)
-    next[lane] = next[lane - 1] + sizes[lane - 1] / sizeof(double);
+  std::vector<size_t> next(comm.size());
+  for (uint32_t rank = 1; rank < comm.size(); ++rank)
+    next[rank] = next[rank - 1] + sizes[rank - 1] / sizeof(double);
   double total = 0;
-  for (const uint32_t lane : map.owner_lane) total += all[next[lane]++];
+  for (const uint32_t rank : owners) total += all[next[rank]++];
   return std::sqrt(total);
 }
 

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <map>
+#include <span>
 #include <vector>
 
 #include "base/result.h"
@@ -30,10 +31,11 @@ class Reducer {
   // kGradientOverflow.
   Status reduce(PayloadExchange& payload, const StageMap& map, const Gradients<B>& gradients);
 
-  // L2 norm over all parameters, the same on every lane; waits for the device. Default mode: squares
-  // are summed by shard, then in shard order. Reproducible mode: in 128-bit integers, so that owners
-  // and P do not matter.
-  Result<double> global_norm(Communicator& comm, const StageMap& map);
+  // L2 norm over all parameters of all stages, the same on every rank of `comm`, which are the owners of
+  // all shards; waits for the device. owners: by flat shard, the rank. Default mode: squares are summed by
+  // shard, then in shard order. Reproducible mode: in 128-bit integers, so that owners and P do not matter.
+  Result<double> global_norm(Communicator& comm, const ParameterLayout& layout,
+                             std::span<const uint32_t> owners);
 
   // Of one owned shard; lives as long as neither this nor the gradients are used for another step.
   const float* values(uint32_t shard) const { return values_.at(shard); }

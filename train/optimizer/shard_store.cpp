@@ -1,5 +1,7 @@
 #include "train/optimizer/shard_store.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <chrono>
 #include <utility>
@@ -24,14 +26,16 @@ class ShardStore<B>::Guard final : public Protection {
   }
   StateVersion state() const override { return state_; }
 
-  bool read_shard(uint32_t shard, std::span<std::byte> out, const PieceFn& copied) override {
+  Status read_shard(uint32_t shard, std::span<std::byte> out, const PieceFn& copied) override {
     const float* data = nullptr;
     {
       const MutexLock lock(store_.mutex_);
       Bank& bank = store_.banks_[bank_];
-      if (bank.generation != generation_) return false;
-      data = store_.room_.find(bank_, shard);
-      if (data == nullptr) return false;
+      if (bank.generation == generation_) data = store_.room_.find(bank_, shard);
+      if (data == nullptr)
+        return fail(ErrorCode::kTimeout,
+                    fmt::format("the update took the buffer of {} back before shard {} was copied",
+                                to_string(state_), shard));
       ++bank.readers;  // revoke() waits for us: the floats stay as they are while we copy
     }
     const size_t elements = store_.elements(shard);
@@ -43,7 +47,7 @@ class ShardStore<B>::Guard final : public Protection {
     const MutexLock lock(store_.mutex_);
     --store_.banks_[bank_].readers;
     store_.changed_.notify_all();
-    return read.has_value();
+    return read;
   }
 
  private:

@@ -2,11 +2,12 @@
 
 namespace holdfast::train {
 
-std::vector<ShardSpan> exchange_spans(const ParameterLayout& layout) {
+std::vector<ShardSpan> exchange_spans(const StageMap& map) {
   std::vector<ShardSpan> spans;
   size_t elements = kExchangeElements;
-  for (uint32_t flat = 0; flat < layout.shard_count(); ++flat) {
-    const size_t size = layout.range(ShardId::unflat(flat, layout.slices())).size();
+  for (uint32_t flat = 0; flat < map.layout->shard_count(); ++flat) {
+    if (!map.has(flat)) continue;
+    const size_t size = map.layout->range(map.shard(flat)).size();
     if (elements + size > kExchangeElements) {
       spans.push_back({flat, flat});
       elements = 0;

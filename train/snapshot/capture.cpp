@@ -26,11 +26,8 @@ Result<BlockHeader> copy_shard(Trainer::Protection& protection, const CaptureTar
                             payload.size(), block.shard, bytes));
   // Sums what lies in the arena, piece by piece as it is copied there.
   Checksum sum;
-  if (!protection.read_shard(block.shard, payload.first(bytes),
-                             [&](std::span<const std::byte> piece) { sum.add(piece); }))
-    return fail(ErrorCode::kTimeout,
-                fmt::format("the update took the buffer of {} back before shard {} was copied",
-                            to_string(protection.state()), block.shard));
+  RETURN_IF_ERROR(protection.read_shard(block.shard, payload.first(bytes),
+                                        [&](std::span<const std::byte> piece) { sum.add(piece); }));
   return BlockHeader{target.job, ShardId::unflat(block.shard, target.slices), protection.state(),
                      bytes, sum.value()};
 }

@@ -6,6 +6,7 @@
 #include "train/data/batches.h"
 #include "train/kernels/backends.h"
 #include "train/step/lane_trainer.h"
+#include "train/step/out_of_memory.h"
 
 namespace holdfast::train {
 namespace {
@@ -29,7 +30,7 @@ Result<std::unique_ptr<kernels::Cuda>> open_device(const TrainerPlace& place) {
 
 Result<std::unique_ptr<Trainer>> Trainer::create(const conf::JobConfig& job,
                                                  const TrainerPlace& place, AbortWord& abort,
-                                                 ProgressFn progress) {
+                                                 ProgressFn progress) try {
   RETURN_IF_ERROR(conf::validate(job));
   ASSIGN_OR_RETURN(Batches opened, Batches::open(job));
   const auto batches = std::make_shared<Batches>(std::move(opened));
@@ -51,6 +52,8 @@ Result<std::unique_ptr<Trainer>> Trainer::create(const conf::JobConfig& job,
                           "--preset cuda`",
                           job.backend));
 #endif
+} catch (const std::bad_alloc& error) {
+  return out_of_memory(error);
 }
 
 }  // namespace holdfast::train

@@ -21,43 +21,71 @@ Status LaneTrainer<B>::make_up_evaluation(const Wires& wires) {
   if (!unevaluated_) return {};
   finished_ = std::exchange(unevaluated_, {});
   finished_->epoch = epoch_;
-  finished_->lane = map_.lane;
+  finished_->lane = member_;
   finished_->held_out_loss = loss;
   return {};
+}
+
+// Micro-batch i runs on lane i mod c of each stage, forward only. The cross entropy where this lane ran it
+// and its stage has the head.
+template <class B>
+Result<std::optional<double>> LaneTrainer<B>::evaluate_one(const Wires& wires, uint32_t index) {
+  const MarkedWeights<B> weights(weights_, marker());
+  const ModelContext context = this->context(wires);
+  const auto runs = [&](uint32_t stage) {
+    return members_.member(stage, index % members_.lanes(stage));
+  };
+  const bool mine = index < job_.evaluate_micro_batches;
+  std::optional<MicroBatch> batch;
+  typename B::template HostRoom<typename B::Value> x;
+  if (mine) {
+    batch = sizes();
+    if (map_.stage.embeds || map_.stage.has_head) {
+      ASSIGN_OR_RETURN(batch, batches_.held_out(index));
+    }
+    if (!map_.stage.embeds) {
+      x.resize(activations());
+      RETURN_IF_ERROR(wires.view.receive(runs(stage_ - 1), std::as_writable_bytes(x.span())));
+    }
+  }
+  ASSIGN_OR_RETURN(const auto stash, model_->evaluate(batch ? &*batch : nullptr, weights, context,
+                                                      {x.data(), x.size()}));
+  if (!mine) return std::optional<double>();
+  if (map_.stage.has_head) return std::optional(stash->loss().cross_entropy);
+  const auto bytes = std::as_bytes(stash->output());
+  RETURN_IF_ERROR(wires.view.send(runs(stage_ + 1), {bytes.begin(), bytes.end()}));
+  return std::optional<double>();
 }
 
 // Mean cross entropy over the held-out micro-batches, summed in their order on every lane.
 template <class B>
 Result<double> LaneTrainer<B>::evaluate(const Wires& wires) {
   const uint32_t count = job_.evaluate_micro_batches;
-  const ModelContext context = this->context(wires);
-  const MarkedWeights<B> weights(weights_, marker());
   std::vector<double> mine;
-  std::vector<size_t> sizes(map_.lanes);
   for (uint32_t first = 0; first < count; first += map_.lanes) {
     at(Step(store_.current().version.value), first);
-    std::optional<MicroBatch> batch;
-    if (first + map_.lane < count) {
-      ASSIGN_OR_RETURN(batch, batches_.held_out(first + map_.lane));
-    }
-    ASSIGN_OR_RETURN(const MicroBatchLoss loss,
-                     model_.evaluate(batch ? &*batch : nullptr, weights, context));
-    if (batch) mine.push_back(loss.cross_entropy);
-    for (uint32_t lane = 0; lane < map_.lanes; ++lane)
-      if (first + lane < count) sizes[lane] += sizeof(double);
+    ASSIGN_OR_RETURN(const auto loss, evaluate_one(wires, first + map_.lane));
+    if (loss) mine.push_back(*loss);
   }
+  RETURN_IF_ERROR(wires.view.flush());
+  const uint32_t last = members_.stages() - 1, lanes = members_.lanes(last);
+  std::vector<size_t> sizes(members_.count());
+  for (uint32_t index = 0; index < count; ++index)
+    sizes[members_.member(last, index % lanes)] += sizeof(double);
   std::vector<double> all(count);
-  RETURN_IF_ERROR(wires.comm.all_gather(std::as_bytes(std::span(mine)),
-                                        std::as_writable_bytes(std::span(all)), sizes));
-  std::vector<size_t> next(map_.lanes);
-  for (uint32_t lane = 1; lane < map_.lanes; ++lane)
-    next[lane] = next[lane - 1] + sizes[lane - 1] / sizeof(double);
+  RETURN_IF_ERROR(wires.all.all_gather(std::as_bytes(std::span(mine)),
+                                       std::as_writable_bytes(std::span(all)), sizes));
+  std::vector<size_t> next(lanes);
+  for (uint32_t lane = 1; lane < lanes; ++lane)
+    next[lane] = next[lane - 1] + sizes[members_.member(last, lane - 1)] / sizeof(double);
   double sum = 0;
-  for (uint32_t index = 0; index < count; ++index) sum += all[next[index % map_.lanes]++];
+  for (uint32_t index = 0; index < count; ++index) sum += all[next[index % lanes]++];
   return sum / count;
 }
 
 #define INSTANTIATE(B)                                                              \
+  template Result<std::optional<double>> LaneTrainer<B>::evaluate_one(              \
+      const LaneTrainer<B>::Wires&, uint32_t);                                      \
   template bool LaneTrainer<B>::evaluation_is_due(Version) const;                   \
   template Status LaneTrainer<B>::make_up_evaluation(const LaneTrainer<B>::Wires&); \
   template Result<double> LaneTrainer<B>::evaluate(const LaneTrainer<B>::Wires&);

@@ -1,8 +1,8 @@
 // What a step reports of its micro-batches: LaneTrainer's part that brings them together.
 #include <fmt/format.h>
 
+#include <bit>
 #include <cmath>
-#include <cstring>
 #include <numeric>
 
 #include "train/kernels/backends.h"
@@ -10,55 +10,84 @@
 
 namespace holdfast::train {
 
+namespace {
+
+// What one lane tells the others of one micro-batch at its stage, 8 bytes a word: the cross entropy, two
+// losses of every layer, and how often every expert of every layer was chosen.
+size_t row_words(const StageLayers& stage, const conf::ModelConfig& model) {
+  return 1 + size_t{stage.layers} * (2 + model.experts);
+}
+
+void append_row(const MicroBatchLoss& loss, std::vector<uint64_t>& words) {
+  words.push_back(std::bit_cast<uint64_t>(loss.cross_entropy));
+  for (const kernels::RouterLosses& layer : loss.layers) {
+    words.push_back(std::bit_cast<uint64_t>(layer.load_balance));
+    words.push_back(std::bit_cast<uint64_t>(layer.z));
+  }
+  words.insert(words.end(), loss.popularity.begin(), loss.popularity.end());
+}
+
+// Takes the rows of one micro-batch from its stages in their order, and so the layers in theirs.
+void add_row(const uint64_t* row, const StageLayers& stage, const conf::ModelConfig& model,
+             MicroBatchLoss& loss) {
+  const auto number = [&] { return std::bit_cast<double>(*row++); };
+  const double cross_entropy = number();
+  if (stage.has_head) loss.cross_entropy = cross_entropy;
+  for (uint32_t layer = 0; layer < stage.layers; ++layer) {
+    loss.load_balance += number();
+    loss.z_loss += number();
+  }
+  loss.popularity.insert(loss.popularity.end(), row, row + size_t{stage.layers} * model.experts);
+}
+
+}  // namespace
+
 // Losses are summed in the order of micro-batches, whoever ran them.
 template <class B>
-Status LaneTrainer<B>::gather_losses(Communicator& comm, StepDone& done) {
-  const size_t cells = size_t{job_.model.layers} * job_.model.experts;
-  const size_t row_bytes = sizeof(LossRow) + cells * sizeof(uint64_t);
-  std::vector<std::byte> mine;
-  for (const MicroBatchLoss& loss : losses_) {
-    const LossRow row{loss.cross_entropy, loss.load_balance, loss.z_loss};
-    const auto head = std::as_bytes(std::span(&row, 1));
-    const auto tail = std::as_bytes(std::span(loss.popularity));
-    mine.insert(mine.end(), head.begin(), head.end());
-    mine.insert(mine.end(), tail.begin(), tail.end());
+Status LaneTrainer<B>::gather_losses(Communicator& all, StepDone& done) {
+  std::vector<uint64_t> mine;
+  for (const MicroBatchIndex j : micro_batches_of(plan_, stage_, map_.lane)) {
+    append_row(losses_.at(j.value), mine);
+    done.micro_batches.push_back(j.value);
   }
-  std::vector<size_t> sizes(map_.lanes);
-  std::vector<std::vector<uint32_t>> ran(map_.lanes);
-  for (const Round& round : rounds_)
-    for (uint32_t lane = 0; lane < map_.lanes; ++lane)
-      if (round.lanes[lane]) ran[lane].push_back(round.lanes[lane]->value);
-  for (uint32_t lane = 0; lane < map_.lanes; ++lane) sizes[lane] = ran[lane].size() * row_bytes;
+  std::vector<size_t> sizes;
+  std::vector<std::vector<size_t>> places;  // [stage][micro-batch]: where its row begins, in words
+  size_t words = 0;
   const uint32_t count = job_.pipelines * job_.micro_batches;
-  std::vector<std::byte> all(count * row_bytes);
-  RETURN_IF_ERROR(comm.all_gather(mine, all, sizes));
-
-  std::vector<const std::byte*> by_micro_batch(count);
-  const std::byte* at = all.data();
-  for (const auto& lane : ran)
-    for (const uint32_t j : lane) {
-      by_micro_batch[j] = at;
-      at += row_bytes;
+  for (uint32_t s = 0; s < members_.stages(); ++s) {
+    const size_t row = row_words(stages_[s], job_.model);
+    places.emplace_back(count);
+    for (uint32_t lane = 0; lane < members_.lanes(s); ++lane) {
+      const size_t begin = words;
+      for (const MicroBatchIndex j : micro_batches_of(plan_, s, lane)) {
+        places[s][j.value] = words;
+        words += row;
+      }
+      sizes.push_back((words - begin) * sizeof(uint64_t));
     }
-  LossRow sum;
+  }
+  std::vector<uint64_t> rows(words);
+  RETURN_IF_ERROR(all.all_gather(std::as_bytes(std::span(mine)),
+                                 std::as_writable_bytes(std::span(rows)), sizes));
+
+  MicroBatchLoss sum;
+  const size_t cells = size_t{job_.model.layers} * job_.model.experts;
   done.popularity.assign(cells, 0);
   if (capacity_) done.dropped.assign(cells, 0);
-  std::vector<uint64_t> popularity(cells);
-  for (const std::byte* from : by_micro_batch) {
-    LossRow row;
-    std::memcpy(&row, from, sizeof row);
-    std::memcpy(popularity.data(), from + sizeof row, cells * sizeof(uint64_t));
-    sum.cross_entropy += row.cross_entropy;
-    sum.load_balance += row.load_balance;
-    sum.z_loss += row.z_loss;
-    for (size_t c = 0; c < cells; ++c) done.popularity[c] += popularity[c];
+  for (uint32_t j = 0; j < count; ++j) {
+    MicroBatchLoss one;
+    for (uint32_t s = 0; s < members_.stages(); ++s)
+      add_row(rows.data() + places[s][j], stages_[s], job_.model, one);
+    sum.cross_entropy += one.cross_entropy;
+    sum.load_balance += one.load_balance;
+    sum.z_loss += one.z_loss;
+    for (size_t c = 0; c < cells; ++c) done.popularity[c] += one.popularity[c];
     if (!capacity_) continue;
     // A source keeps the first choices that fit: how many it drops follows from how many there are.
-    const std::vector<uint64_t> dropped = dropped_choices(*capacity_, popularity);
+    const std::vector<uint64_t> dropped = dropped_choices(*capacity_, one.popularity);
     for (size_t c = 0; c < cells; ++c) done.dropped[c] += dropped[c];
   }
   done.tokens_dropped = std::accumulate(done.dropped.begin(), done.dropped.end(), uint64_t{0});
-  done.micro_batches = ran[map_.lane];
   done.loss = sum.cross_entropy / count;
   done.load_balance_loss = sum.load_balance / count;
   done.z_loss = sum.z_loss / count;

@@ -4,6 +4,7 @@
 
 #include "train/optimizer/hosted_layout.h"
 #include "train/optimizer/shard_store.h"
+#include "train/schedule/job_plan.h"
 
 namespace holdfast::train {
 namespace {
@@ -15,10 +16,12 @@ struct Shards {
   }
 };
 
-Shards sizes(const ParameterLayout& layout) {
+Shards sizes(const ParameterLayout& layout, const StageLayers& stage) {
   Shards shards;
   for (uint32_t flat = 0; flat < layout.shard_count(); ++flat) {
-    const size_t n = layout.range(ShardId::unflat(flat, layout.slices())).size();
+    const ShardId id = ShardId::unflat(flat, layout.slices());
+    if (!stage.has(layout.group(id.group))) continue;
+    const size_t n = layout.range(id).size();
     const size_t room = ShardStore<CpuBackend<float>>::stride(n);
     shards.all += room;
     shards.largest = std::max(shards.largest, room);
@@ -26,11 +29,12 @@ Shards sizes(const ParameterLayout& layout) {
   return shards;
 }
 
-size_t most_hosted(const ParameterLayout& layout, const conf::JobConfig& job, uint32_t lanes) {
+size_t most_hosted(const ParameterLayout& layout, const conf::JobConfig& job, uint32_t lanes,
+                   const StageLayers& stage) {
   StageMap map{&layout,
                place_static(job.model.layers, job.model.experts, lanes,
                             slots_per_lane(job.slots(), job.model.experts, lanes)),
-               {}, 0, lanes};
+               {}, 0, lanes, stage};
   size_t most = 0;
   for (; map.lane < lanes; ++map.lane) most = std::max(most, HostedLayout(map).elements());
   return most;
@@ -41,10 +45,15 @@ size_t most_hosted(const ParameterLayout& layout, const conf::JobConfig& job, ui
 LaneRoom lane_room(const ParameterLayout& layout, const conf::JobConfig& job) {
   LaneRoom room;
   room.lanes = job.pipelines > job.tolerate ? job.pipelines - job.tolerate : 1;
-  const Shards shards = sizes(layout);
-  room.shard_elements = shards.share(room.lanes);
-  room.hosted_elements = most_hosted(layout, job, room.lanes);
-  if (job.pipelines > 1) room.summed_elements = shards.share(std::max(room.lanes, 2U));
+  for (const StageLayers& stage : split_layers(job.model, job.stages)) {
+    const Shards shards = sizes(layout, stage);
+    room.shard_elements = std::max(room.shard_elements, shards.share(room.lanes));
+    room.hosted_elements =
+        std::max(room.hosted_elements, most_hosted(layout, job, room.lanes, stage));
+    if (job.pipelines > 1)
+      room.summed_elements =
+          std::max(room.summed_elements, shards.share(std::max(room.lanes, 2U)));
+  }
   return room;
 }
 

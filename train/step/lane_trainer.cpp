@@ -12,6 +12,7 @@
 #include "train/optimizer/adamw.h"
 #include "train/step/counting_communicator.h"
 #include "train/step/out_of_memory.h"
+#include "train/step/round_runner.h"
 
 namespace holdfast::train {
 namespace {
@@ -32,13 +33,13 @@ LaneTrainer<B>::LaneTrainer(std::unique_ptr<typename B::Device> device, const co
                             BatchSource batches, AbortWord& abort, ProgressFn progress)
     : job_(job),
       layout_(job.model, job.slices()),
+      stages_(split_layers(job.model, job.stages)),
       capacity_(capacity_of(job)),
       batches_(std::move(batches)),
       abort_(abort),
       progress_(std::move(progress)),
       device_(std::move(device)),
       payload_(*device_, marker()),
-      model_(*device_, job.model),
       store_(*device_, layout_),
       gradients_(*device_, job.reproducible),
       reducer_(*device_) {
@@ -78,40 +79,43 @@ MarkFn LaneTrainer<B>::marker() const {
 
 template <class B>
 ModelContext LaneTrainer<B>::context(const Wires& wires) const {
-  return {wires.comm,
+  return {wires.stage,
           wires.payload,
           map_.placement,
           job_.reproducible,
           1.0 / (static_cast<double>(job_.pipelines) * job_.micro_batches),
           capacity_ ? &*capacity_ : nullptr,
-          !B::kHostMemory};
+          !B::kHostMemory && job_.stages == 1};  // rooms cannot be put together for an I round
 }
 
 template <class B>
-Result<StepDone> LaneTrainer<B>::run_step(Communicator& comm, Step step) {
+Result<StepDone> LaneTrainer<B>::run_step(ViewCommunicator& comm, Step step) {
   CHECK(materialized_ && store_.current().version == Version(step.value));
   return settled(take_step(comm, step));
 }
 
 template <class B>
-Result<StepDone> LaneTrainer<B>::take_step(Communicator& lane_comm, Step step) try {
+Result<StepDone> LaneTrainer<B>::take_step(ViewCommunicator& view, Step step) try {
   const auto begun = std::chrono::steady_clock::now();
-  CountingCommunicator comm(lane_comm);
-  PayloadExchange& payload = payload_.over(comm);
-  const Wires wires{comm, payload};
+  CountingCommunicator all(view), stage(*stage_group_);
+  PayloadExchange& payload = payload_.over(stage);
+  const Wires wires{view, all, stage, payload};
+  uint64_t handed_over = 0;
   const uint64_t sent_before = payload.sent_bytes();
-  const auto sent = [&] { return comm.sent_bytes() + payload.sent_bytes() - sent_before; };
+  const auto sent = [&] {
+    return handed_over + all.sent_bytes() + stage.sent_bytes() + payload.sent_bytes() - sent_before;
+  };
   StepDone done;
   done.epoch = epoch_;
   done.step = step;
-  done.lane = map_.lane;
+  done.lane = member_;
 
-  RETURN_IF_ERROR(run_rounds(wires, step));
+  ASSIGN_OR_RETURN(handed_over, run_rounds(wires, step));
   fault_point("train.reduce");
   RETURN_IF_ERROR(reducer_.reduce(payload, map_, gradients_));
-  RETURN_IF_ERROR(gather_losses(comm, done));
+  RETURN_IF_ERROR(gather_losses(all, done));
   // Every lane has sent its part of the norm only after its own reduce: all sums are whole.
-  ASSIGN_OR_RETURN(done.gradient_norm, reducer_.global_norm(comm, map_));
+  ASSIGN_OR_RETURN(done.gradient_norm, reducer_.global_norm(all, layout_, owners_));
   RETURN_IF_ERROR(update(done));
 
   // The version exists now; what fails below does not take it back.
@@ -133,37 +137,27 @@ Result<StepDone> LaneTrainer<B>::take_step(Communicator& lane_comm, Step step) t
   return out_of_memory(error);
 }
 
+// Returns the bytes that went to neighbouring stages.
 template <class B>
-Status LaneTrainer<B>::run_rounds(const Wires& wires, Step step) {
+Result<uint64_t> LaneTrainer<B>::run_rounds(const Wires& wires, Step step) {
   gradients_.reset(map_);
   losses_.clear();
-  uint32_t number = 0;
-  for (const Round& round : rounds_) {
-    at(step, number++);
-    fault_point("train.forward");
-    RETURN_IF_ERROR(run_round(wires, step, round.lanes[map_.lane]));
-  }
-  gradients_.close();
-  return {};
-}
-
-template <class B>
-Status LaneTrainer<B>::run_round(const Wires& wires, Step step,
-                                 std::optional<MicroBatchIndex> micro_batch) {
-  std::optional<MicroBatch> batch;
-  if (micro_batch) {
-    ASSIGN_OR_RETURN(batch, batches_.training(step, *micro_batch));
-  }
   const ModelContext context = this->context(wires);
   const MarkedWeights<B> weights(weights_, marker());
   MarkedGradients<B> gradients(gradients_, marker());
-  ASSIGN_OR_RETURN(const auto stash, model_.forward(batch ? &*batch : nullptr, weights, context));
-  RETURN_IF_ERROR(model_.input_gradient(*stash, weights, context));
-  RETURN_IF_ERROR(model_.weight_gradient(*stash, gradients));
-  RETURN_IF_ERROR(model_.expert_weight_gradient(*stash, gradients));
-  RETURN_IF_ERROR(device_->finish());
-  if (batch) losses_.push_back(stash->loss());
-  return {};
+  RoundRunner<B> runner({*device_, *model_, weights, gradients, context, wires.view,
+                         [&](MicroBatchIndex j) { return batches_.training(step, j); }, sizes(),
+                         activations()});
+  uint32_t number = 0;
+  for (const LaneRound& round : rounds_) {
+    at(step, number++);
+    if (round.work == Work::kForward) fault_point("train.forward");
+    RETURN_IF_ERROR(runner.run(round));
+  }
+  RETURN_IF_ERROR(wires.view.flush());
+  losses_ = runner.losses();
+  gradients_.close();
+  return runner.sent_bytes();
 }
 
 template <class B>

@@ -14,8 +14,9 @@
 #include "train/optimizer/materialize.h"
 #include "train/optimizer/reduce.h"
 #include "train/optimizer/shard_store.h"
-#include "train/schedule/rounds.h"
+#include "train/step/lane_rounds.h"
 #include "train/step/marks.h"
+#include "train/step/members.h"
 #include "train/step/trainer.h"
 
 namespace holdfast::train {
@@ -44,8 +45,8 @@ class LaneTrainer final : public Trainer {
   Status load_shard(uint32_t shard, std::span<const std::byte> payload) override;
   Status init_shard(uint32_t shard) override;
   Status finish_loading() override { return store_.finish_loading(); }
-  Status materialize(Communicator& comm) override;
-  Result<StepDone> run_step(Communicator& comm, Step step) override;
+  Status materialize(ViewCommunicator& comm) override;
+  Result<StepDone> run_step(ViewCommunicator& comm, Step step) override;
   std::optional<StepDone> take_finished() override { return std::exchange(finished_, {}); }
   std::string payload_path() const override { return payload_.path(); }
   StateVersion current() const override { return store_.current(); }
@@ -56,52 +57,59 @@ class LaneTrainer final : public Trainer {
   }
 
  private:
-  // What one lane tells the others of one micro-batch; the popularity follows.
-  struct LossRow {
-    double cross_entropy = 0, load_balance = 0, z_loss = 0;
-  };
   // What one call of run_step or materialize talks through.
   struct Wires {
-    Communicator& comm;
-    PayloadExchange& payload;
+    ViewCommunicator& view;    // hand-overs
+    Communicator& all;         // all members
+    Communicator& stage;       // the stage group
+    PayloadExchange& payload;  // in it
   };
-  // After an error the device is idle, whatever it waited for.
+  // After an error the device is idle, whatever it waited for. That it is broken matters more than what
+  // was noticed first.
   template <class Outcome>
   Outcome settled(Outcome outcome) {
     if (outcome) return outcome;
     payload_.abandon();
-    static_cast<void>(device_->finish());
+    if (const Status idle = device_->finish(); !idle) return fail(idle.error());
     return outcome;
   }
-  Status begin_view(Communicator& comm);
-  Result<StepDone> take_step(Communicator& comm, Step step);
+  Status begin_view(ViewCommunicator& comm);
+  Result<StepDone> take_step(ViewCommunicator& comm, Step step);
+  void open_map(const TrainerView& view);
   Status compare_data(Communicator& comm) const;
   Status make_weights(PayloadExchange& payload);
-  Status run_rounds(const Wires& wires, Step step);
-  Status run_round(const Wires& wires, Step step, std::optional<MicroBatchIndex> micro_batch);
-  Status gather_losses(Communicator& comm, StepDone& done);
+  Result<uint64_t> run_rounds(const Wires& wires, Step step);
+  Status gather_losses(Communicator& all, StepDone& done);
   Status update(StepDone& done);
   Result<double> evaluate(const Wires& wires);
+  Result<std::optional<double>> evaluate_one(const Wires& wires, uint32_t index);
   Status make_up_evaluation(const Wires& wires);
   bool evaluation_is_due(Version version) const;
   ModelContext context(const Wires& wires) const;
+  MicroBatch sizes() const {
+    return {job_.micro_batch_sequences, job_.model.context, {}, {}};
+  }
+  size_t activations() const {
+    return size_t{job_.micro_batch_sequences} * job_.model.context * job_.model.width;
+  }
   void at(Step step, uint32_t round, bool waiting = false);
   MarkFn marker() const;
 
   const conf::JobConfig job_;
   const ParameterLayout layout_;
+  const std::vector<StageLayers> stages_;
   const std::optional<Capacity> capacity_;  // nullopt: dropless
   const BatchSource batches_;
   AbortWord& abort_;
   const ProgressFn progress_;
   const std::unique_ptr<typename B::Device> device_;
   LanePayload<typename B::Device> payload_;
-  MoeModel<B> model_;
   ShardStore<B> store_;
   Gradients<B> gradients_;
   Reducer<B> reducer_;
   ComputeWeights<B> weights_;
   MaterializeScratch<B> scratch_;
+  std::optional<MoeModel<B>> model_;  // of the stage
   // The host only enqueues and then waits for an accelerator, the first time also for it to be set up:
   // that it stands still says nothing. A device that hangs is found by the steps that do not come.
   static constexpr bool kWaits = !B::kHostMemory;
@@ -109,11 +117,17 @@ class LaneTrainer final : public Trainer {
   std::atomic<uint32_t> at_round_ = 0;
 
   Epoch epoch_;
+  uint32_t member_ = 0;  // this lane
+  uint32_t stage_ = 0;
+  Members members_;
+  std::vector<uint32_t> owners_;  // by flat shard, members
   StageMap map_;
-  std::vector<Round> rounds_;
+  Plan plan_;
+  std::vector<LaneRound> rounds_;
+  std::unique_ptr<Communicator> stage_group_;  // of the communicator that materialize was given
   bool materialized_ = false;
   bool weights_made_ = false;  // by the update of the newest version
-  std::vector<MicroBatchLoss> losses_;  // of this lane's micro-batches in the step under way
+  std::map<uint32_t, MicroBatchLoss> losses_;  // of this lane's micro-batches in the step under way
   std::optional<StepDone> finished_;
   std::optional<StepDone> unevaluated_;  // the newest, when its version was due and is not evaluated
 };

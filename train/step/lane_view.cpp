@@ -38,14 +38,15 @@ Status LaneTrainer<B>::reserve() {
 template <class B>
 Status LaneTrainer<B>::open_view(const TrainerView& view) try {
   CHECK(view.owner_lane.size() == layout_.shard_count() && view.lane < view.coordinates.size());
-  const auto lanes = static_cast<uint32_t>(view.coordinates.size());
+  ASSIGN_OR_RETURN(Members members, members_of(view.coordinates, view.stages, job_.stages));
+  ASSIGN_OR_RETURN(plan_, plan_of_job(job_, members.pipelines));
   payload_.close();  // only now: all lanes of the view before have ended it
+  stage_group_.reset();
   epoch_ = view.epoch;
-  map_ = StageMap{&layout_,
-                  place_static(job_.model.layers, job_.model.experts, lanes,
-                               slots_per_lane(job_.slots(), job_.model.experts, lanes)),
-                  view.owner_lane, view.lane, lanes};
-  rounds_ = plan_rounds(job_.pipelines, job_.micro_batches, view.coordinates);
+  members_ = std::move(members);
+  open_map(view);
+  rounds_ = rounds_of_lane(plan_, members_, stage_, map_.lane);
+  if (!model_ || model_->stage() != map_.stage) model_.emplace(*device_, job_.model, map_.stage);
   std::vector<uint32_t> owned;
   for (uint32_t shard = 0; shard < view.owner_lane.size(); ++shard)
     if (view.owner_lane[shard] == view.lane) owned.push_back(shard);
@@ -61,6 +62,28 @@ Status LaneTrainer<B>::open_view(const TrainerView& view) try {
   return {};
 } catch (const std::bad_alloc& error) {
   return out_of_memory(error);
+}
+
+// This lane's place, and its stage group's map.
+template <class B>
+void LaneTrainer<B>::open_map(const TrainerView& view) {
+  member_ = view.lane;
+  owners_ = view.owner_lane;
+  stage_ = members_.stage_of(member_);
+  const uint32_t lanes = members_.lanes(stage_);
+  map_ = StageMap{&layout_,
+                  place_static(job_.model.layers, job_.model.experts, lanes,
+                               slots_per_lane(job_.slots(), job_.model.experts, lanes)),
+                  std::vector<uint32_t>(owners_.size(), kNoLane),
+                  members_.lane_of(member_),
+                  lanes,
+                  stages_[stage_]};
+  for (uint32_t flat = 0; flat < owners_.size(); ++flat) {
+    const uint32_t stage = stage_of(stages_, layout_.group(map_.shard(flat).group));
+    CHECK(members_.stage_of(owners_[flat]) == stage, "shard {} of stage {} is owned by member {}",
+          flat, stage, owners_[flat]);
+    if (stage == stage_) map_.owner_lane[flat] = members_.lane_of(owners_[flat]);
+  }
 }
 
 template <class B>
@@ -90,8 +113,8 @@ Status LaneTrainer<B>::init_shard(uint32_t shard) try {
 // Another text on one node would train on silently, and no step could be repeated elsewhere.
 template <class B>
 Status LaneTrainer<B>::compare_data(Communicator& comm) const {
-  std::vector<DataFingerprint> all(map_.lanes);
-  const std::vector<size_t> sizes(map_.lanes, sizeof(DataFingerprint));
+  std::vector<DataFingerprint> all(members_.count());
+  const std::vector<size_t> sizes(members_.count(), sizeof(DataFingerprint));
   RETURN_IF_ERROR(comm.all_gather(std::as_bytes(std::span(&batches_.data, 1)),
                                   std::as_writable_bytes(std::span(all)), sizes));
   const auto as_many = [&](const DataFingerprint& data) {
@@ -103,26 +126,27 @@ Status LaneTrainer<B>::compare_data(Communicator& comm) const {
   return fail(ErrorCode::kDataDiffers,
               fmt::format("{} has {} tokens with checksum {:016x} on lane {}, but {} with checksum "
                           "{:016x} on lane {}",
-                          job_.data.path, batches_.data.tokens, batches_.data.checksum, map_.lane,
+                          job_.data.path, batches_.data.tokens, batches_.data.checksum, member_,
                           usual->tokens, usual->checksum, usual - all.begin()));
 }
 
 template <class B>
-Status LaneTrainer<B>::materialize(Communicator& comm) {
+Status LaneTrainer<B>::materialize(ViewCommunicator& comm) {
   return settled(begin_view(comm));
 }
 
 template <class B>
-Status LaneTrainer<B>::begin_view(Communicator& comm) try {
-  CHECK(comm.size() == map_.lanes && comm.rank() == map_.lane);
+Status LaneTrainer<B>::begin_view(ViewCommunicator& comm) try {
+  CHECK(comm.size() == members_.count() && comm.rank() == member_);
   if (!store_.complete())
     return fail(ErrorCode::kRestoreImpossible,
                 fmt::format("not every owned shard is at {}", to_string(store_.current())));
   RETURN_IF_ERROR(compare_data(comm));
-  RETURN_IF_ERROR(payload_.open(comm));
-  PayloadExchange& payload = payload_.over(comm);
+  stage_group_ = comm.group(members_.group(stage_));
+  RETURN_IF_ERROR(payload_.open(*stage_group_));
+  PayloadExchange& payload = payload_.over(*stage_group_);
   RETURN_IF_ERROR(make_weights(payload));
-  return make_up_evaluation({comm, payload});
+  return make_up_evaluation({comm, comm, *stage_group_, payload});
 } catch (const std::bad_alloc& error) {
   return out_of_memory(error);
 }
@@ -141,9 +165,10 @@ Status LaneTrainer<B>::make_weights(PayloadExchange& payload) {
 #define INSTANTIATE(B)                                                                          \
   template Status LaneTrainer<B>::reserve();                                                    \
   template Status LaneTrainer<B>::open_view(const TrainerView&);                                \
+  template void LaneTrainer<B>::open_map(const TrainerView&);                                   \
   template Status LaneTrainer<B>::load_shard(uint32_t, std::span<const std::byte>);             \
   template Status LaneTrainer<B>::init_shard(uint32_t);                                         \
-  template Status LaneTrainer<B>::materialize(Communicator&);                                   \
+  template Status LaneTrainer<B>::materialize(ViewCommunicator&);                               \
   template Status LaneTrainer<B>::make_weights(PayloadExchange&);
 INSTANTIATE(CpuBackend<float>)
 HOLDFAST_FOR_EACH_ACCELERATOR(INSTANTIATE)

@@ -53,12 +53,15 @@ class AbortWord {
 struct TrainerView {
   Epoch epoch;
   StateVersion base;
-  uint32_t lane = 0;
-  std::vector<uint32_t> coordinates;  // of each lane
-  std::vector<uint32_t> owner_lane;   // by flat shard
+  // Members are numbered by (stage, pipeline).
+  uint32_t lane = 0;                  // this member
+  std::vector<uint32_t> coordinates;  // of each member: its pipeline
+  std::vector<uint32_t> stages;       // of each member; empty: all are of the first
+  std::vector<uint32_t> owner_lane;   // by flat shard: a member of the stage that the shard belongs to
 };
 
-// Moves the worker's progress counter; called before every group of operations, from the thread that
+// Moves the worker's progress counter; round: of this lane's stage in the plan of the step, or the number
+// of a held-out micro-batch. Called before every group of operations, from the thread that
 // works, and while an accelerator waits for other lanes from any thread. waiting: it waits for another
 // thread from now on, until the next call.
 using ProgressFn = std::function<void(Step step, uint32_t round, bool waiting)>;
@@ -82,7 +85,8 @@ class Trainer {
   virtual std::vector<HeldShards> held() const = 0;
 
   // Opens a view: makes room for the shards that this lane owns in it, keeps what it holds of them at
-  // the base, drops everything else. Gradient accumulators are zeroed.
+  // the base, drops everything else. Gradient accumulators are zeroed. kPlanImpossible: members that are
+  // not in order, or a stage without any.
   virtual Status open_view(const TrainerView& view) = 0;
   // Fill owned shards at the base: from a verified payload (master, m, v) that stays as it is until
   // finish_loading, or initial (version 0). Any thread, several shards at a time; nothing else is
@@ -93,12 +97,13 @@ class Trainer {
   // Once in a view, before its first step: compares the data with the other lanes', then produces
   // compute weights from shards. kRestoreImpossible when an owned shard is not at the base,
   // kDataDiffers on a lane whose data is not that of most lanes (of lane 0, where as many have either).
-  virtual Status materialize(Communicator& comm) = 0;
+  // The communicator is that of all members, and of all steps of the view.
+  virtual Status materialize(ViewCommunicator& comm) = 0;
 
   // One whole step: rounds, reduce, update, compute weights, evaluation when due. On any error
   // (kCommAborted, kCommPeerLost, kCommTimeout, kGradientOverflow, kLossNotFinite, kData...) no new
   // version exists unless held() lists it. Step must equal the version held.
-  virtual Result<StepDone> run_step(Communicator& comm, Step step) = 0;
+  virtual Result<StepDone> run_step(ViewCommunicator& comm, Step step) = 0;
   // After run_step failed: the step that was finished all the same (its version exists, what came
   // after it failed), to be reported once. After materialize at the job's last version: the row of its
   // last step once more, now with the held-out loss, where that evaluation had failed here.

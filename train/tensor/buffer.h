@@ -22,8 +22,9 @@ class Buffer {
   // The contents are undefined afterwards.
   void resize(size_t elements) {
     if (elements > capacity_) {
-      capacity_ = elements + elements / 4;
-      data_.reset(static_cast<T*>(::operator new(capacity_ * sizeof(T), kAlignment)));
+      const size_t capacity = elements + elements / 4;
+      data_.reset(static_cast<T*>(::operator new(capacity * sizeof(T), kAlignment)));
+      capacity_ = capacity;  // not when there was no room: what there is stays as it is
     }
     size_ = elements;
   }

@@ -1,6 +1,7 @@
 // Memory of one accelerator, and host memory that it can copy to and from by itself (pinned). Like
-// Buffer, both are uninitialised and kept when they are made smaller; growing frees and allocates, so
-// a step that has run once allocates nothing.
+// Buffer, both are uninitialised and kept when they are made smaller. Growing frees and allocates, which
+// waits for the device: what depends on the tokens grows by a quarter more than is asked for, so that few
+// steps do it and none after a while.
 //
 // Allocation that fails ends in an exception of this type, which the owner of a step turns into an
 // Error: running out of device memory is no programmer's error.
@@ -49,10 +50,11 @@ class CudaMemory {
   // The contents are undefined afterwards.
   void resize(size_t elements) {
     if (elements > capacity_) {
+      const bool again = data_ != nullptr;  // the first time is exactly what was reckoned with
       detail::free_memory(kKind, std::exchange(data_, nullptr));
-      capacity_ = 0;
-      data_ = static_cast<T*>(detail::allocate_memory(kKind, elements * sizeof(T)));
-      capacity_ = elements;
+      size_ = capacity_ = 0;
+      if (again) allocate(elements + elements / 4);
+      if (data_ == nullptr && !allocate(elements)) throw OutOfDeviceMemory(elements * sizeof(T));
     }
     size_ = elements;
   }
@@ -63,6 +65,15 @@ class CudaMemory {
   std::span<const T> span() const { return {data_, size_}; }
 
  private:
+  bool allocate(size_t elements) {
+    try {
+      data_ = static_cast<T*>(detail::allocate_memory(kKind, elements * sizeof(T)));
+      capacity_ = elements;
+    } catch (const OutOfDeviceMemory&) {
+      return false;
+    }
+    return true;
+  }
   void swap(CudaMemory& other) noexcept {
     std::swap(data_, other.data_);
     std::swap(size_, other.size_);

@@ -82,7 +82,7 @@ std::vector<HeldShards> Lane::held() const {
 }
 
 void Lane::close_view() {
-  std::unique_ptr<Communicator> closing;
+  std::unique_ptr<ViewCommunicator> closing;
   MutexLock lock(mutex_);
   closing = std::move(comm_);
 }
@@ -124,8 +124,12 @@ Status Lane::open_view(const Restore& restore) {
   if (fault_point_fails("worker.restore"))
     return fail(ErrorCode::kInternal, "fault point worker.restore");
   const Pulse::Waiting waiting(pulse_);  // for memory, and for a capture's copy of one shard
-  RETURN_IF_ERROR(trainer_->open_view({restore.epoch, restore.base, restore.lane,
-                                       restore.coordinates, restore.owner_lane}));
+  RETURN_IF_ERROR(trainer_->open_view({.epoch = restore.epoch,
+                                       .base = restore.base,
+                                       .lane = restore.lane,
+                                       .coordinates = restore.coordinates,
+                                       .stages = restore.stages,
+                                       .owner_lane = restore.owner_lane}));
   auto bytes = std::make_shared<std::vector<size_t>>();
   for (uint32_t shard = 0; shard < restore.owner_lane.size(); ++shard)
     bytes->push_back(trainer_->shard_bytes(shard));
@@ -150,7 +154,7 @@ Status Lane::start(const Go& go) {
     addresses.push_back(std::move(address));
   }
   Stopwatch watch;
-  std::unique_ptr<Communicator> comm;
+  std::unique_ptr<ViewCommunicator> comm;
   {
     const Pulse::Waiting waiting(pulse_);
     ASSIGN_OR_RETURN(

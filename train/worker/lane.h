@@ -96,7 +96,7 @@ class Lane {
 
   Mutex mutex_;  // only the main thread changes these two, abort() uses them
   std::unique_ptr<CommunicatorFactory> factory_;
-  std::unique_ptr<Communicator> comm_;
+  std::unique_ptr<ViewCommunicator> comm_;
   Pulse pulse_;  // the last: its thread calls back
 };
 

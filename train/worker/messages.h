@@ -17,7 +17,7 @@
 
 namespace holdfast::train {
 
-inline constexpr uint32_t kWorkerLinkVersion = 2;
+inline constexpr uint32_t kWorkerLinkVersion = 3;
 
 // Shards by flat number (ShardId::flat) that are held at one state.
 struct HeldShards {
@@ -208,12 +208,13 @@ struct Restore {
   Epoch epoch;
   StateVersion base;
   uint32_t lane = 0;
-  uint32_t lanes = 0;                 // c
+  uint32_t lanes = 0;                 // of all stages; numbered by (stage, pipeline)
   std::vector<uint32_t> coordinates;  // of each lane: its pipeline d
-  std::vector<uint32_t> owner_lane;   // by flat shard
+  std::vector<uint32_t> stages;       // of each lane: its stage s
+  std::vector<uint32_t> owner_lane;   // by flat shard: a lane of the stage that it belongs to
   std::vector<OwnedShard> owned;
 };
-BOOST_DESCRIBE_STRUCT(Restore, (), (epoch, base, lane, lanes, coordinates, owner_lane, owned))
+BOOST_DESCRIBE_STRUCT(Restore, (), (epoch, base, lane, lanes, coordinates, stages, owner_lane, owned))
 
 // Connect, materialize, run from step == base.version.
 struct Go {

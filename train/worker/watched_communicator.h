@@ -4,15 +4,18 @@
 
 #include <memory>
 #include <utility>
+#include <vector>
 
 #include "train/comm/communicator.h"
 #include "train/worker/pulse.h"
 
 namespace holdfast::train {
 
-class WatchedCommunicator final : public Communicator {
+// Base: Communicator, or ViewCommunicator with more to it.
+template <class Base>
+class WatchedCollectives : public Base {
  public:
-  WatchedCommunicator(std::unique_ptr<Communicator> comm, Pulse& pulse)
+  WatchedCollectives(std::unique_ptr<Base> comm, Pulse& pulse)
       : comm_(std::move(comm)), pulse_(pulse) {}
 
   uint32_t rank() const override { return comm_->rank(); }
@@ -29,9 +32,30 @@ class WatchedCommunicator final : public Communicator {
   }
   void abort() override { comm_->abort(); }
 
- private:
-  const std::unique_ptr<Communicator> comm_;
+ protected:
+  const std::unique_ptr<Base> comm_;
   Pulse& pulse_;
+};
+
+class WatchedCommunicator final : public WatchedCollectives<ViewCommunicator> {
+ public:
+  using WatchedCollectives::WatchedCollectives;
+
+  std::unique_ptr<Communicator> group(std::vector<uint32_t> ranks) override {
+    return std::make_unique<WatchedCollectives<Communicator>>(comm_->group(std::move(ranks)),
+                                                              pulse_);
+  }
+  Status send(uint32_t to, std::vector<std::byte> bytes) override {
+    return comm_->send(to, std::move(bytes));
+  }
+  Status receive(uint32_t from, std::span<std::byte> into) override {
+    const Pulse::Waiting waiting(pulse_);
+    return comm_->receive(from, into);
+  }
+  Status flush() override {
+    const Pulse::Waiting waiting(pulse_);
+    return comm_->flush();
+  }
 };
 
 }  // namespace holdfast::train

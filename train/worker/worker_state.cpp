@@ -27,6 +27,10 @@ bool breaks_view(ErrorCode code) {
          code == ErrorCode::kCommTimeout || code == ErrorCode::kCommSetup;
 }
 
+bool spoils_worker(ErrorCode code) {
+  return code == ErrorCode::kDeviceFailed || code == ErrorCode::kDeviceMissing;
+}
+
 WorkerActions WorkerState::on_message(const ToWorker& message) {
   return std::visit([this](const auto& m) { return on(m); }, message);
 }
@@ -185,6 +189,7 @@ WorkerActions WorkerState::restored(const Restore& restore, std::string comm_add
 
 WorkerActions WorkerState::restore_failed(RestoreFailed failure, std::vector<HeldShards> held) {
   held_ = std::move(held);
+  if (!leave_ && spoils_worker(failure.error.code)) return give_up(std::move(failure.error));
   if (!current(failure.epoch) || restore_) return {};
   phase_ = WorkerPhase::kIdle;
   return say(std::move(failure));
@@ -203,6 +208,7 @@ WorkerActions WorkerState::running(const RestoreTimes& times, std::optional<Step
 WorkerActions WorkerState::step_done(StepDone done, std::vector<HeldShards> held) {
   held_ = std::move(held);
   begun_ = false;
+  made_a_step_ = true;
   step_ = step_.next();
   // Said even when a Quiesce has come: the version exists, so its row must come before Quiesced.
   return say(std::move(done));
@@ -211,8 +217,15 @@ WorkerActions WorkerState::step_done(StepDone done, std::vector<HeldShards> held
 WorkerActions WorkerState::failed(Error error, std::vector<HeldShards> held) {
   held_ = std::move(held);
   begun_ = false;
-  if (quiesce_ || leave_) return {};  // aborted on purpose
-  if (error.code == ErrorCode::kDataDiffers) return give_up(std::move(error));
+  if (leave_) return {};
+  // Also when the view ends: what its buffers hold cannot be read any more.
+  if (spoils_worker(error.code)) return give_up(std::move(error));
+  if (quiesce_) return {};  // aborted on purpose
+  // Memory that sufficed for a step and does not now was taken by others, or is too little for a step
+  // unlike those before: then the next process finds that out with its first one.
+  if (error.code == ErrorCode::kDataDiffers ||
+      (error.code == ErrorCode::kDeviceMemory && made_a_step_))
+    return give_up(std::move(error));
   WorkerActions actions;
   actions.abort = true;  // peers notice at once instead of waiting for their deadlines
   if (phase_ != WorkerPhase::kIdle) phase_ = WorkerPhase::kBroken;

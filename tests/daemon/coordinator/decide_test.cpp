@@ -12,11 +12,11 @@ NodeId node(uint32_t n) { return NodeId("node-" + std::to_string(n)); }
 DecideInput input_of(uint32_t nodes, uint32_t slots, uint32_t shards) {
   DecideInput input;
   input.epoch = {7, 2};
-  input.job = JobId("a");
-  input.pipelines = nodes * slots;
-  input.slices = shards;
+  input.job.name = JobId("a");
+  input.job.pipelines = nodes * slots;
+  input.job.shards = shards;
   input.replicas = 1;
-  input.shard_bytes.assign(shards, 100);
+  input.shards = {std::vector<uint64_t>(shards, 100), std::vector<StageIndex>(shards)};
   for (uint32_t n = 0; n < nodes; ++n) {
     for (uint32_t slot = 0; slot < slots; ++slot) input.workers.push_back({node(n), slot});
     input.nodes.push_back({node(n), node(n).value, 1'000'000});

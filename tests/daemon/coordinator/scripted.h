@@ -20,13 +20,14 @@ namespace holdfast::daemon {
 
 class Scripted : public testing::Test {
  protected:
-  static conf::JobConfig small_job(uint32_t pipelines) {
+  static conf::JobConfig small_job(uint32_t pipelines, uint32_t stages = 1) {
     conf::JobConfig job;
     job.name = JobId("a");
     job.steps = 1'000;
     job.pipelines = pipelines;
+    job.stages = stages;
     job.micro_batches = 2;
-    job.model.layers = 1;
+    job.model.layers = stages;
     job.model.experts = 2;
     job.model.width = 8;
     job.model.heads = 2;
@@ -122,9 +123,9 @@ class Scripted : public testing::Test {
     const train::ParameterLayout layout(job.model, job.slices());
     all_shards_.resize(layout.shard_count());
     std::iota(all_shards_.begin(), all_shards_.end(), 0U);
-    for (uint32_t n = 0; n < job.pipelines; ++n) connect(n);
+    for (uint32_t n = 0; n < job.workers(); ++n) connect(n);
     feed(SubmitJob{1, job});
-    for (uint32_t n = 0; n < job.pipelines; ++n) quiesced(n);
+    for (uint32_t n = 0; n < job.workers(); ++n) quiesced(n);
     restored_by_all();
     ASSERT_EQ(coordinator_->phase(), Phase::kRunning);
   }

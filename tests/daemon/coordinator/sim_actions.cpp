@@ -1,9 +1,10 @@
 // What the nodes of the simulation do.
+#include <fmt/format.h>
+
 #include <algorithm>
 
 #include "storage/replica/retention.h"
 #include "tests/daemon/coordinator/sim_cluster.h"
-#include "train/schedule/rounds.h"
 
 namespace holdfast::daemon::sim {
 
@@ -119,6 +120,10 @@ void SimCluster::on(Node& node, const CommandRestore& c) {
   node.holders = c.view.members[c.lane].holders;
   std::map<uint32_t, Content> shards;
   for (const SourcedShard& s : c.owned) {
+    if (shards_.stage[s.shard] != c.view.members[c.lane].coordinate.stage)
+      return broke(fmt::format("stages: shard {} belongs to stage {}, and was given to {}", s.shard,
+                               shards_.stage[s.shard].value,
+                               to_string(c.view.members[c.lane].coordinate)));
     std::optional<Content> content;
     const auto take = [&](const Node& from) {
       for (const Block& b : from.arena)
@@ -300,10 +305,7 @@ void SimCluster::finish_step(Node& node, Content content) {
   done.step = w.step;
   done.lane = w.lane;
   done.seconds = 0.01;
-  std::vector<uint32_t> coordinates;
-  for (const Member& m : announced_.at(w.epoch).members) coordinates.push_back(m.coordinate.value);
-  for (const auto& round : train::plan_rounds(job_.pipelines, job_.micro_batches, coordinates))
-    if (round.lanes[w.lane]) done.micro_batches.push_back(round.lanes[w.lane]->value);
+  done.micro_batches = micro_batches_of(announced_.at(w.epoch), w.lane);
   if (node.daemon) node.unsealed.push_back(done);
   tell(node, WorkerStepDone{node.id, 0, 0, done});
 }

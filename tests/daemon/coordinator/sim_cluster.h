@@ -6,18 +6,22 @@
 #include <random>
 #include <string>
 
+#include "daemon/coordinator/members.h"
 #include "tests/daemon/coordinator/sim_node.h"
 
 namespace holdfast::daemon::sim {
 
 struct WalkOptions {
   uint64_t seed = 1;
-  uint32_t nodes = 4;
+  uint32_t pipelines = 4;
+  uint32_t stages = 1;
+  uint32_t spares = 0;  // nodes beyond pipelines * stages
   uint32_t replicas = 1;
   uint32_t steps = 12;
   uint32_t faults = 6;  // at most; then the walk must end with the job done
   uint32_t every = 1;
   Faults take_out = {};
+  uint32_t nodes() const { return pipelines * stages + spares; }
   CoordinatorOptions coordinator = {};
 };
 
@@ -31,11 +35,13 @@ class SimCluster {
   uint64_t views() const { return views_; }
   uint64_t fenced() const { return coordinator_->counters().events_fenced; }
   uint64_t rows() const { return ledger_.size(); }
+  uint64_t moved() const { return moved_; }  // workers that took a place of another stage
 
  private:
   // sim_cluster.cpp
   void one_event();
   void fault();
+  void stage_fault();
   void feed(const Event& event);
   void hear_of_down(size_t index);
   bool knows(const Node& node) const;
@@ -44,9 +50,15 @@ class SimCluster {
   void restart_coordinator();
   void tick(int64_t ms);
   void broke(const std::string& promise);
-  void check_view_started(Epoch epoch);
-  void check_ledger();
   uint32_t draw(uint32_t below) { return static_cast<uint32_t>(random_() % below); }
+
+  // sim_checks.cpp
+  void check_places(const View& view, const std::vector<Member>& before);
+  void check_moves(const View& view, const std::vector<Member>& before);
+  void check_view_started(Epoch epoch);
+  void check_step(Step step, Epoch made);
+  void check_ledger();
+  std::vector<uint32_t> micro_batches_of(const View& view, uint32_t lane) const;
 
   // sim_actions.cpp: what nodes do
   void start_daemon(Node& node);
@@ -97,6 +109,8 @@ class SimCluster {
   std::set<NodeId> lost_;  // arenas out of reach since the last `protected`
   uint32_t tolerated_ = 0;  // how many of them no shard may be lost to
   std::map<Epoch, View> announced_;
+  JobShards shards_;
+  uint64_t moved_ = 0;
   std::set<Epoch> started_;
 };
 

@@ -22,8 +22,11 @@ uint64_t number(const char* name, uint64_t otherwise) {
 WalkOptions options_of(uint64_t seed) {
   WalkOptions options;
   options.seed = seed;
-  options.nodes = 2 + static_cast<uint32_t>(seed % 4);
-  options.replicas = options.nodes > 2 ? 1 + static_cast<uint32_t>(seed / 4 % 2) : 1;
+  options.stages = 1 + static_cast<uint32_t>(seed / 4 % 4);
+  options.pipelines = (options.stages == 1 ? 2 : 1) + static_cast<uint32_t>(seed % 4);
+  if (options.stages * options.pipelines > 8 && seed % 3 != 0) options.pipelines = 2;
+  options.spares = seed / 16 % 3 == 0 ? 1 : 0;
+  options.replicas = options.pipelines * options.stages > 2 ? 1 + static_cast<uint32_t>(seed / 7 % 2) : 1;
   options.steps = 10 + static_cast<uint32_t>(seed / 8 % 20);
   options.every = 1 + static_cast<uint32_t>(seed / 5 % 5);
   options.faults = static_cast<uint32_t>(seed / 3 % 13);
@@ -44,18 +47,21 @@ WalkOptions options_of(uint64_t seed) {
 TEST(Walk, KeepsEveryPromise) {
   const uint64_t one = number("HOLDFAST_WALK_SEED", 0);
   const uint64_t walks = one ? 1 : number("HOLDFAST_WALKS", 2'000);
-  uint64_t events = 0, views = 0, fenced = 0;
+  uint64_t events = 0, views = 0, fenced = 0, moved = 0;
   for (uint64_t i = 0; i < walks; ++i) {
     SimCluster cluster(options_of(one ? one : i + 1));
     ASSERT_EQ(cluster.run(), "");
     events += cluster.events();
     views += cluster.views();
     fenced += cluster.fenced();
+    moved += cluster.moved();
   }
-  std::printf("%lu walks, %lu events, %lu views, %lu messages fenced\n", walks, events, views, fenced);
+  std::printf("%lu walks, %lu events, %lu views, %lu workers moved, %lu messages fenced\n", walks,
+              events, views, moved, fenced);
   if (walks >= 1'000) {
     EXPECT_GT(views, 2 * walks);  // walks in which nothing happens prove nothing
     EXPECT_GT(fenced, walks / 10);
+    EXPECT_GT(moved, walks / 10);
   }
 }
 
@@ -89,6 +95,12 @@ TEST(Walk, FindsTheFaultWithoutTheProtectedGate) {
   std::string how;
   EXPECT_GT(walks_until_broken([](auto& o) { o.coordinator.test_skip_protection = true; }, how), 0U);
   EXPECT_THAT(how, testing::HasSubstr("no-loss"));
+}
+
+TEST(Walk, FindsAnOwnerOutsideOfTheShardsStage) {
+  std::string how;
+  EXPECT_GT(walks_until_broken([](auto& o) { o.coordinator.test_ignore_stage = true; }, how), 0U);
+  EXPECT_THAT(how, testing::HasSubstr("stages: shard"));
 }
 
 }  // namespace

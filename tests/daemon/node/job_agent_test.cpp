@@ -35,7 +35,7 @@ class JobAgentTest : public NodeTest {
     c.view.epoch = epoch;
     c.view.job = job_.config.name;
     c.view.base = base;
-    c.view.members = {{{self_, 0}, Coordinate(0), {NodeId("node-1")}}};
+    c.view.members = {{{self_, 0}, Coordinate{}, {NodeId("node-1")}}};
     c.view.owner_lane.assign(job_.layout.shard_count(), 0);
     c.owned = std::move(owned);
     return c;

@@ -54,7 +54,7 @@ TEST_F(MemoryKeeperTest, ARecordThatNamesALaneOrShardThatIsNotThereIsRefused) {
   AgentMemory memory = of_epoch(1);
   CommandRestore restore;
   restore.view.epoch = {1, 1};
-  restore.view.members = {{{self_, 0}, Coordinate(0), {}}};
+  restore.view.members = {{{self_, 0}, Coordinate{}, {}}};
   restore.view.owner_lane.assign(job_.layout.shard_count(), 0);
   memory.views = {restore};
   ASSERT_TRUE(save_memory(disk_, memory));
@@ -80,7 +80,7 @@ TEST_F(MemoryKeeperTest, AViewChangesWithAFullDisk) {
   EXPECT_EQ(last<NodeQuiesced>().epoch, (Epoch{1, 1}));
   CommandRestore restore;
   restore.view.epoch = {1, 1};
-  restore.view.members = {{{self_, 0}, Coordinate(0), {}}};
+  restore.view.members = {{{self_, 0}, Coordinate{}, {}}};
   restore.view.owner_lane.assign(job_.layout.shard_count(), 0);
   restore.owned = {{0, ShardSource::kInitial, {}}};
   agent.on_command(restore);

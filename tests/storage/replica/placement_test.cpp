@@ -13,8 +13,8 @@ namespace {
 constexpr uint64_t kRoom = 1'000'000;
 
 HolderNode node(const std::string& name, const std::string& domain, uint64_t load = 0,
-                bool member = true) {
-  return {NodeId(name), domain, kRoom, load, member};
+                std::set<StageIndex> stages = {StageIndex(0)}) {
+  return {NodeId(name), domain, kRoom, load, std::move(stages)};
 }
 std::vector<NodeId> ids(std::initializer_list<const char*> names) {
   std::vector<NodeId> out;
@@ -37,15 +37,21 @@ TEST(Placement, NeverInTheOwnersDomainNorTwiceInOne) {
   EXPECT_EQ(choice.reason, "1 of 2 replicas: 1 failure domains beside the owner's");
 }
 
-TEST(Placement, PrefersMembersThenTheLeastLoaded) {
+TEST(Placement, PrefersItsStagesThenTheLeastLoaded) {
   EXPECT_EQ(choose_holders(NodeId("a"), 1, 1,
-                           std::vector{node("a", "A"), node("b", "B", 0, false), node("c", "C", 9)})
+                           std::vector{node("a", "A"), node("b", "B", 0, {}), node("c", "C", 9)})
                 .holders,
             ids({"c"}));
   EXPECT_EQ(choose_holders(NodeId("a"), 1, 1,
                            std::vector{node("a", "A"), node("b", "B", 5), node("c", "C", 4)})
                 .holders,
             ids({"c"}));
+  const StageIndex first(0), second(1), third(2);
+  const std::vector<HolderNode> staged = {node("a", "A", 0, {first, second}),
+                                          node("b", "B", 0, {third}), node("c", "C", 9, {second}),
+                                          node("d", "D", 9, {third})};
+  EXPECT_EQ(choose_holders(NodeId("a"), 1, 2, staged).holders, ids({"c", "b"}));
+  EXPECT_EQ(choose_holders(NodeId("b"), 1, 2, staged).holders, ids({"d", "a"}));
 }
 
 TEST(Placement, PassesOverNodesWithoutRoom) {
@@ -102,7 +108,7 @@ TEST(Placement, RandomClusters) {
     const uint32_t count = 1 + random() % 9;
     for (uint32_t i = 0; i < count; ++i) {
       const std::string domain = fmt::format("d{}", random() % 5);
-      nodes.push_back(node(fmt::format("n{}", i), domain, random() % 50, random() % 4 != 0));
+      nodes.push_back(node(fmt::format("n{}", i), domain, random() % 50, {StageIndex(random() % 3)}));
       owners.push_back({nodes.back().id, random() % 100});
       domain_of[nodes.back().id] = domain;
       domains.insert(domain);

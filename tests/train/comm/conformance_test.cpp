@@ -1,6 +1,7 @@
 // One suite for every communicator: ranks are threads of this process.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <functional>
@@ -34,7 +35,7 @@ MakeFactory open_gloo() {
   };
 }
 
-using Comms = std::vector<std::unique_ptr<Communicator>>;
+using Comms = std::vector<std::unique_ptr<ViewCommunicator>>;
 
 class Conformance : public testing::TestWithParam<Kind> {
  protected:
@@ -147,6 +148,87 @@ TEST_P(Conformance, NobodyLeavesACollectiveBeforeAllHaveCome) {
       ASSERT_TRUE(meet(*comms[r]).has_value());
     }
   });
+}
+
+// Stages of a pipeline: every rank in a group of its own stage, and in one that overlaps.
+TEST_P(Conformance, GroupsTalkAmongThemselves) {
+  const Comms comms = connect(5);
+  const std::vector<std::vector<uint32_t>> groups = {{0, 2}, {1, 3, 4}, {0, 1, 4}, {2}, {0, 2}};
+  on_threads(5, [&](uint32_t r) {
+    std::vector<std::pair<size_t, std::unique_ptr<Communicator>>> mine;
+    for (size_t g = 0; g < groups.size(); ++g)
+      if (std::count(groups[g].begin(), groups[g].end(), r) > 0)
+        mine.emplace_back(g, comms[r]->group(groups[g]));
+    for (uint64_t round = 0; round < 40; ++round) {
+      for (const auto& [g, group] : mine) {
+        ASSERT_EQ(group->size(), groups[g].size());
+        ASSERT_EQ(groups[g][group->rank()], r);
+        bool right = false;
+        const Status status = all_to_all_round(*group, round * 10 + g, 3'000, right);
+        ASSERT_TRUE(status.has_value()) << status.error().to_string();
+        ASSERT_TRUE(right) << "group " << g << " round " << round << " rank " << r;
+      }
+      if (round % 8 != 7) continue;
+      ASSERT_TRUE(meet(*comms[r]).has_value());
+    }
+  });
+}
+
+// Neighbours send to each other before either takes anything; large and small, many under way.
+TEST_P(Conformance, HandOversArriveInTheirOrderWhoeverWaitsFirst) {
+  const uint32_t size = 3;
+  const Comms comms = connect(size);
+  const auto piece = [](uint64_t round, uint32_t from, uint32_t to) {
+    auto bytes = payload(round, from, to, round % 7 == 3 ? 700'000 : 2'000);
+    bytes.push_back(static_cast<std::byte>(round));
+    return bytes;
+  };
+  on_threads(size, [&](uint32_t r) {
+    for (uint64_t block = 0; block < 5; ++block) {
+      for (uint64_t round = block * 10; round < block * 10 + 10; ++round)
+        for (const uint32_t to : {(r + 1) % size, (r + 2) % size})
+          ASSERT_TRUE(comms[r]->send(to, piece(round, r, to)));
+      for (uint64_t round = block * 10; round < block * 10 + 10; ++round)
+        for (const uint32_t from : {(r + 2) % size, (r + 1) % size}) {
+          const auto wanted = piece(round, from, r);
+          std::vector<std::byte> got(wanted.size());
+          const Status status = comms[r]->receive(from, got);
+          ASSERT_TRUE(status) << status.error().to_string();
+          ASSERT_EQ(got, wanted) << "round " << round << " from " << from << " to " << r;
+        }
+      ASSERT_TRUE(block % 2 == 0 || comms[r]->flush());
+      ASSERT_TRUE(meet(*comms[r]));
+    }
+    ASSERT_TRUE(comms[r]->flush());
+  });
+}
+
+TEST_P(Conformance, AnAbortEndsGroupsAndHandOversToo) {
+  for (const bool in_group : {true, false}) {
+    Comms comms = connect(4, 60'000);
+    const auto begun = std::chrono::steady_clock::now();
+    on_threads(4, [&](uint32_t r) {
+      const auto group = comms[r]->group(r < 2 ? std::vector<uint32_t>{0, 1}
+                                               : std::vector<uint32_t>{2, 3});
+      if (r == 1) return comms[1]->abort();  // ranks 2 and 3 are not in its group
+      std::vector<std::byte> room(1);
+      const Status status = r == 3 || !in_group ? comms[r]->receive(1, room) : meet(*group);
+      ASSERT_FALSE(status);
+      EXPECT_EQ(status.error().code, ErrorCode::kCommPeerLost);
+      EXPECT_FALSE(meet(*group));
+      const Status sent = comms[r]->send(r == 0 ? 2 : 0, room);
+      EXPECT_FALSE(sent && comms[r]->flush());
+    });
+    EXPECT_LT(std::chrono::steady_clock::now() - begun, std::chrono::seconds(2));
+  }
+}
+
+TEST_P(Conformance, WhatIsNeverHandedOverIsATimeout) {
+  Comms comms = connect(2, 20);
+  std::vector<std::byte> room(5);
+  const Status status = comms[0]->receive(1, room);
+  ASSERT_FALSE(status);
+  EXPECT_EQ(status.error().code, ErrorCode::kCommTimeout);
 }
 
 // Rank 0 never comes; the others wait for it and are told to stop from another thread.

@@ -159,13 +159,12 @@ TEST(Model, AGroupWithoutAnyMicroBatchHasNoLossAndNoGradient) {
   MoeModel<Backend<float>> model(cpu, config);
   HostPayload payload(comm);
   const ModelContext context{comm, payload, placement};
-  auto stash = model.forward(nullptr, here, context);
-  ASSERT_TRUE(stash.has_value());
-  EXPECT_EQ((*stash)->loss().total(), 0);
-  EXPECT_EQ((*stash)->loss().popularity, std::vector<uint64_t>(2 * 5));
-  ASSERT_TRUE(model.input_gradient(**stash, here, context).has_value());
-  ASSERT_TRUE(model.weight_gradient(**stash, sink).has_value());
-  ASSERT_TRUE(model.expert_weight_gradient(**stash, sink).has_value());
+  auto round = model.forward(nullptr, here, context);
+  ASSERT_TRUE(round.has_value());
+  EXPECT_EQ(round->stash->loss().total(), 0);
+  EXPECT_EQ(round->stash->loss().popularity, std::vector<uint64_t>(2 * 5));
+  ASSERT_TRUE(model.input_gradient(nullptr, *round->hosted, here, context).has_value());
+  ASSERT_TRUE(model.expert_weight_gradient(*round->hosted, sink).has_value());
   for (const auto& group_sum : sink.sums)
     EXPECT_EQ(group_sum, std::vector<float>(group_sum.size()));
 }
@@ -209,9 +208,10 @@ TEST(Model, ReturnsTheErrorOfWhicheverCollectiveFails) {
     FailingComm comm(allowed);
     HostPayload payload(comm);
     const ModelContext context{comm, payload, placement};
-    auto stash = model.forward(&batches[0], here, context);
-    const Status done = stash ? model.input_gradient(**stash, here, context)
-                              : Status(tl::unexpected<Error>(stash.error()));
+    auto round = model.forward(&batches[0], here, context);
+    const Status done =
+        round ? model.input_gradient(round->stash.get(), *round->hosted, here, context)
+              : Status(tl::unexpected<Error>(round.error()));
     EXPECT_EQ(done.has_value(), allowed == collectives) << allowed;
     if (!done) {
       EXPECT_EQ(done.error().code, ErrorCode::kCommPeerLost);

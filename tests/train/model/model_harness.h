@@ -218,12 +218,12 @@ void run_lane(Communicator& comm, const conf::ModelConfig& config, const Groups<
   for (size_t round = 0; round < rounds; ++round) {
     const size_t j = round * comm.size() + comm.rank();
     const MicroBatch* batch = j < batches.size() ? &batches[j] : nullptr;
-    auto stash = model.forward(batch, here, context);
-    CHECK(stash.has_value(), "{}", stash.error().to_string());
-    if (batch != nullptr) run.losses[j] = (*stash)->loss();
-    CHECK(model.input_gradient(**stash, here, context).has_value());
-    CHECK(model.weight_gradient(**stash, sink).has_value());
-    CHECK(model.expert_weight_gradient(**stash, sink).has_value());
+    auto done = model.forward(batch, here, context);
+    CHECK(done.has_value(), "{}", done.error().to_string());
+    if (batch != nullptr) run.losses[j] = done->stash->loss();
+    CHECK(model.input_gradient(done->stash.get(), *done->hosted, here, context).has_value());
+    CHECK(model.weight_gradient(*done->stash, sink).has_value());
+    CHECK(model.expert_weight_gradient(*done->hosted, sink).has_value());
   }
   std::move(sink.sums.begin(), sink.sums.end(), sums);
 }

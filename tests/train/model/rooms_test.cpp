@@ -67,6 +67,25 @@ TEST(Rooms, BringEveryKeptChoiceWhereAPlanOfTheHostsPutsIt) {
   }
 }
 
+// As behind an exchange that was broken off.
+TEST(Rooms, HoldNoMoreThanTheirSizeWhateverTheHeadsSay) {
+  for (uint64_t seed = 0; seed < 200; ++seed) {
+    SCOPED_TRACE(testing::Message() << "seed " << seed);
+    const RandomGroup group = random_group(seed, true);
+    std::vector<SendingLane> lanes;
+    for (uint32_t lane = 0; lane < group.choices.size(); ++lane) {
+      lanes.push_back(send_rooms(group, lane));
+      for (Row& row : lanes.back().sent) row = {0xffffffff - lane, 0xfffffffe};
+    }
+    for (uint32_t host = 0; host < lanes.size(); ++host) {
+      const Arrival arrival = receive_rooms(lanes, host);
+      ASSERT_LE(arrival.begin_HC1.back(), arrival.received.size());
+      for (const uint32_t place : arrival.place_of_row)
+        ASSERT_TRUE(place == kernels::kNoRow || place < arrival.begin_HC1.back());
+    }
+  }
+}
+
 TEST(Rooms, KnowTheTokenOfEachRowAndDropTheLastChoices) {
   for (uint64_t seed = 0; seed < 500; ++seed) {
     SCOPED_TRACE(testing::Message() << "seed " << seed);

@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "base/checksum.h"
+#include "train/tensor/buffer.h"
 
 namespace holdfast::train {
 namespace {
@@ -137,7 +138,20 @@ TEST_F(ShardStores, AnUpdateTellsHowLongACaptureHeldItUp) {
   EXPECT_GE(store_.begin_update(), 0.020) << "it was patient, then took the bank back";
   store_.commit_update(at(3));
   Bytes out(payload(0).size());
-  EXPECT_FALSE(guard->read_shard(0, out, [](std::span<const std::byte>) {}));
+  const Status read = guard->read_shard(0, out, [](std::span<const std::byte>) {});
+  ASSERT_FALSE(read);
+  EXPECT_EQ(read.error().code, ErrorCode::kTimeout);
+  EXPECT_NE(read.error().message.find("took the buffer"), std::string::npos);
+}
+
+TEST(Buffers, OneThatCannotGrowStaysAsItIs) {
+  Buffer<float> buffer(8);
+  buffer.zero();
+  EXPECT_THROW(buffer.resize(size_t{1} << 58), std::bad_alloc);
+  EXPECT_EQ(buffer.size(), 8u);
+  buffer.resize(1000);  // does not fit into what there was: it is asked for
+  buffer.zero();
+  EXPECT_EQ(buffer.size(), 1000u);
 }
 
 }  // namespace

@@ -41,11 +41,12 @@ class Buffers {
    public:
     Guard(Version version, Copy copy) : version_(version), copy_(std::move(copy)) {}
     StateVersion state() const override { return {version_, kEpoch}; }
-    bool read_shard(uint32_t shard, std::span<std::byte> out, const PieceFn& copied) override {
+    Status read_shard(uint32_t shard, std::span<std::byte> out, const PieceFn& copied) override {
       std::memset(out.data(), static_cast<int>(version_.value), out.size());
       copied(out.first(out.size() / 3));
       copied(out.subspan(out.size() / 3));
-      return !copy_ || copy_(shard);
+      if (!copy_ || copy_(shard)) return {};
+      return fail(ErrorCode::kTimeout, "the update took the buffer back");
     }
 
    private:

@@ -55,8 +55,7 @@ class AbortedUpdate : public testing::Test {
   void open() {
     comm_ = std::move(make_in_process_group(1, 20'000)[0]);
     abort_.clear();
-    ASSERT_TRUE(
-        trainer_->open_view({plan_.epoch, plan_.base, 0, plan_.coordinates, plan_.owner_lane}));
+    ASSERT_TRUE(trainer_->open_view(plan_.view_of(0)));
   }
   StepDone step(uint64_t number) {
     const auto done = run_counted(number);
@@ -95,7 +94,7 @@ class AbortedUpdate : public testing::Test {
   conf::JobConfig job_ = small_job(false);
   ViewPlan plan_;
   AbortWord abort_;
-  std::unique_ptr<Communicator> comm_;
+  std::unique_ptr<ViewCommunicator> comm_;
   kernels::Cuda* cuda_ = nullptr;
   std::unique_ptr<Stall> stall_;
   bool armed_ = false, abort_then_ = false, enqueued_ = false;

@@ -20,7 +20,7 @@ std::vector<StepDone> train_on_cpu(conf::JobConfig job, uint64_t steps) {
   Group group(job, 2);
   for (uint32_t l = 0; l < 2; ++l) open_lane(*group.processes[l], plan, l);
   std::vector<StepDone> told;
-  run_lanes(group.all(), [&](LaneProcess& lane, Communicator& comm, uint32_t l) {
+  run_lanes(group.all(), [&](LaneProcess& lane, ViewCommunicator& comm, uint32_t l) {
     for (uint64_t step = 0; step < steps; ++step) {
       const auto done = lane.trainer.run_step(comm, Step(step));
       CHECK(done.has_value(), "{}", done.error().to_string());

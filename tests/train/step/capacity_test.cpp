@@ -26,7 +26,7 @@ Trained fresh_run(const conf::JobConfig& job, std::vector<uint32_t> coordinates,
   Group group(job, static_cast<uint32_t>(plan.coordinates.size()));
   for (uint32_t l = 0; l < group.processes.size(); ++l) open_lane(*group.processes[l], plan, l);
   Trained run;
-  run_lanes(group.all(), [&](LaneProcess& lane, Communicator& comm, uint32_t l) {
+  run_lanes(group.all(), [&](LaneProcess& lane, ViewCommunicator& comm, uint32_t l) {
     for (uint64_t step = 0; step < steps; ++step) {
       const auto done = lane.trainer.run_step(comm, Step(step));
       CHECK(done.has_value(), "{}", done.error().to_string());

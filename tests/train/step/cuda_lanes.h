@@ -36,17 +36,16 @@ struct CudaLane {
     CHECK(device.has_value(), "{}", device.error().to_string());
     trainer.emplace(std::move(*device), job, made_up_text(job), abort, std::move(progress));
   }
-  void begin(const ViewPlan& plan, Communicator& comm) {
+  void begin(const ViewPlan& plan, ViewCommunicator& comm) {
     abort.clear();
-    CHECK(trainer->open_view({plan.epoch, plan.base, number, plan.coordinates, plan.owner_lane})
-              .has_value());
+    CHECK(trainer->open_view(plan.view_of(number)).has_value());
     if (plan.base == StateVersion{})
       for (const uint32_t shard : trainer->owned()) CHECK(trainer->init_shard(shard).has_value());
     CHECK(trainer->finish_loading().has_value());
     const Status made = trainer->materialize(comm);
     CHECK(made.has_value(), "{}", made.error().to_string());
   }
-  StepDone step(Communicator& comm, uint64_t step) {
+  StepDone step(ViewCommunicator& comm, uint64_t step) {
     auto done = trainer->run_step(comm, Step(step));
     CHECK(done.has_value(), "{}", done.error().to_string());
     return *done;

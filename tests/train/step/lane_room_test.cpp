@@ -5,6 +5,7 @@
 
 #include "tests/train/step/lanes_harness.h"
 #include "train/optimizer/hosted_layout.h"
+#include "train/schedule/job_plan.h"
 
 namespace holdfast::train {
 namespace {
@@ -44,9 +45,39 @@ TEST(LaneRoom, IsEnoughForEveryLaneWhenAsManyAreLostAsTheJobTolerates) {
     const uint32_t slots = slots_per_lane(job.slots(), job.model.experts, row.lanes);
     const StageMap map{&layout,
                        place_static(job.model.layers, job.model.experts, row.lanes, slots), {}, 0,
-                       row.lanes};
+                       row.lanes, whole_model(job.model)};
     EXPECT_GE(room.hosted_elements, HostedLayout(map).elements());
   }
+}
+
+// A lane hosts groups of its own stage only; what is taken is enough for whichever stage it comes to.
+TEST(LaneRoom, IsThatOfTheLargestStage) {
+  conf::JobConfig job = small_job(false);
+  job.model.layers = 5;
+  job.tolerate = 0;
+  const ParameterLayout layout(job.model, job.slices());
+  const LaneRoom whole = lane_room(layout, job);
+  job.stages = 3;
+  const LaneRoom room = lane_room(layout, job);
+  EXPECT_EQ(room.lanes, 4U);
+  EXPECT_LT(room.shard_elements, whole.shard_elements / 2);
+  EXPECT_LT(room.hosted_elements, whole.hosted_elements / 2);
+  size_t hosted = 0;
+  for (const StageLayers& stage : split_layers(job.model, 3)) {
+    const StageMap map{&layout, place_static(5, 4, 4, 1), {}, 0, 4, stage};
+    const HostedLayout here(map);
+    EXPECT_LE(here.elements(), room.hosted_elements);
+    hosted += here.elements();
+    size_t shards = 0;
+    for (uint32_t flat = 0; flat < layout.shard_count(); ++flat)
+      if (map.has(flat)) shards += up(layout.range(map.shard(flat)).size());
+    EXPECT_LE(shards / 4, room.shard_elements);
+    for (const GroupSpec& group : layout.groups())
+      if (here.hosts(group.index)) {
+        EXPECT_TRUE(stage.has(group)) << group.name;
+      }
+  }
+  EXPECT_EQ(hosted, whole.hosted_elements) << "all stages together";
 }
 
 TEST(LaneRoom, AJobThatSurvivorsCouldNotHoldIsRefusedWithTheBytes) {

@@ -88,8 +88,12 @@ inline Payload read_state(Trainer& trainer, uint32_t shard, Version version) {
 struct ViewPlan {
   Epoch epoch{1, 1};
   StateVersion base;
-  std::vector<uint32_t> coordinates;
+  std::vector<uint32_t> coordinates;  // by member, as `stages`
   std::vector<uint32_t> owner_lane;
+  std::vector<uint32_t> stages = {};
+  TrainerView view_of(uint32_t member) const {
+    return {epoch, base, member, coordinates, stages, owner_lane};
+  }
 };
 
 // Shard s belongs to the lane at coordinate s mod P where that lives, else to lane s mod c.
@@ -110,9 +114,7 @@ inline ViewPlan plan_view(const conf::JobConfig& job, std::vector<uint32_t> coor
 inline void open_lane(LaneProcess& lane, const ViewPlan& plan, uint32_t number,
                       const std::vector<Payload>& state = {}) {
   lane.abort.clear();
-  CHECK(lane.trainer
-            .open_view({plan.epoch, plan.base, number, plan.coordinates, plan.owner_lane})
-            .has_value());
+  CHECK(lane.trainer.open_view(plan.view_of(number)).has_value());
   std::vector<uint32_t> have;
   for (const HeldShards& held : lane.trainer.held())
     if (held.state == plan.base) have = held.shards;
@@ -125,17 +127,99 @@ inline void open_lane(LaneProcess& lane, const ViewPlan& plan, uint32_t number,
   CHECK(lane.trainer.finish_loading().has_value());
 }
 
+// Ends this lane's part where it is told to; else as the communicator below.
+class LosingComm final : public ViewCommunicator {
+ public:
+  explicit LosingComm(ViewCommunicator& comm) : comm_(comm) {}
+  // At the n-th thing it does with others from now on, counted from 1; 0: only counts.
+  void lose_at(uint32_t n) {
+    calls_ = 0;
+    n_ = n;
+  }
+  uint32_t calls() const { return calls_; }
+
+  uint32_t rank() const override { return comm_.rank(); }
+  uint32_t size() const override { return comm_.size(); }
+  Status all_to_all(std::span<const std::byte> send, std::span<const size_t> send_bytes,
+                    std::span<std::byte> recv, std::span<const size_t> recv_bytes) override {
+    count();
+    return comm_.all_to_all(send, send_bytes, recv, recv_bytes);
+  }
+  Status all_gather(std::span<const std::byte> send, std::span<std::byte> recv,
+                    std::span<const size_t> recv_bytes) override {
+    count();
+    return comm_.all_gather(send, recv, recv_bytes);
+  }
+  void abort() override { comm_.abort(); }
+  std::unique_ptr<Communicator> group(std::vector<uint32_t> ranks) override {
+    return std::make_unique<Group>(*this, comm_.group(std::move(ranks)));
+  }
+  Status send(uint32_t to, std::vector<std::byte> bytes) override {
+    count();
+    return comm_.send(to, std::move(bytes));
+  }
+  Status receive(uint32_t from, std::span<std::byte> into) override {
+    count();
+    return comm_.receive(from, into);
+  }
+  Status flush() override {
+    count();
+    return comm_.flush();
+  }
+
+ private:
+  class Group final : public Communicator {
+   public:
+    Group(LosingComm& view, std::unique_ptr<Communicator> group)
+        : view_(view), group_(std::move(group)) {}
+    uint32_t rank() const override { return group_->rank(); }
+    uint32_t size() const override { return group_->size(); }
+    Status all_to_all(std::span<const std::byte> send, std::span<const size_t> send_bytes,
+                      std::span<std::byte> recv, std::span<const size_t> recv_bytes) override {
+      view_.count();
+      return group_->all_to_all(send, send_bytes, recv, recv_bytes);
+    }
+    Status all_gather(std::span<const std::byte> send, std::span<std::byte> recv,
+                      std::span<const size_t> recv_bytes) override {
+      view_.count();
+      return group_->all_gather(send, recv, recv_bytes);
+    }
+    void abort() override { group_->abort(); }
+
+   private:
+    LosingComm& view_;
+    const std::unique_ptr<Communicator> group_;
+  };
+  void count() {
+    if (++calls_ == n_) comm_.abort();
+  }
+  ViewCommunicator& comm_;
+  uint32_t n_ = 0, calls_ = 0;
+};
+
 // Every lane materializes, then runs `body`, on a thread of its own.
-inline void run_lanes(std::vector<LaneProcess*> lanes,
-                      const std::function<void(LaneProcess&, Communicator&, uint32_t)>& body) {
-  auto comms = make_in_process_group(static_cast<uint32_t>(lanes.size()), 20'000);
+inline void run_lanes_over(const std::vector<LaneProcess*>& lanes,
+                           std::vector<std::unique_ptr<ViewCommunicator>> comms,
+                           const std::function<void(LaneProcess&, LosingComm&, uint32_t)>& body) {
   std::vector<std::thread> threads;
   for (uint32_t l = 0; l < lanes.size(); ++l)
     threads.emplace_back([&, l] {
-      CHECK(lanes[l]->trainer.materialize(*comms[l]).has_value());
-      body(*lanes[l], *comms[l], l);
+      LosingComm comm(*comms[l]);
+      const Status made = lanes[l]->trainer.materialize(comm);
+      CHECK(made.has_value(), "{}", made.error().to_string());
+      body(*lanes[l], comm, l);
     });
   for (std::thread& thread : threads) thread.join();
+}
+
+inline void run_lanes(const std::vector<LaneProcess*>& lanes,
+                      const std::function<void(LaneProcess&, ViewCommunicator&, uint32_t)>& body) {
+  run_lanes_over(lanes, make_in_process_group(static_cast<uint32_t>(lanes.size()), 20'000), body);
+}
+inline void run_losing(const std::vector<LaneProcess*>& lanes,
+                       const std::function<void(LaneProcess&, LosingComm&, uint32_t)>& body) {
+  run_lanes_over(lanes, make_in_process_group(static_cast<uint32_t>(lanes.size()), 20'000),
+                 [&](LaneProcess& lane, LosingComm& comm, uint32_t l) { body(lane, comm, l); });
 }
 
 struct Losses {
@@ -146,7 +230,7 @@ struct Losses {
 // `steps` steps from the view's base; what lane 0 reports (the same on every lane, which is checked).
 inline Losses train(std::vector<LaneProcess*> lanes, uint64_t first, uint64_t steps) {
   std::vector<Losses> all(lanes.size());
-  run_lanes(lanes, [&](LaneProcess& lane, Communicator& comm, uint32_t l) {
+  run_lanes(lanes, [&](LaneProcess& lane, ViewCommunicator& comm, uint32_t l) {
     for (uint64_t step = first; step < first + steps; ++step) {
       const auto done = lane.trainer.run_step(comm, Step(step));
       CHECK(done.has_value(), "{}", done.error().to_string());

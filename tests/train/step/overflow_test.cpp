@@ -16,7 +16,10 @@ StageMap map_of(const conf::JobConfig& job, const ParameterLayout& layout, uint3
   return {&layout,
           place_static(job.model.layers, job.model.experts, lanes,
                        slots_per_lane(job.slots(), job.model.experts, lanes)),
-          std::vector<uint32_t>(layout.shard_count(), 0), lane, lanes};
+          std::vector<uint32_t>(layout.shard_count(), 0),
+          lane,
+          lanes,
+          whole_model(job.model)};
 }
 
 using Backend = CpuBackend<float>;
@@ -96,7 +99,7 @@ TEST_F(Overflow, AGradientTooLargeForTheNormIsAnError) {
     HostPayload payload(*comms[0]);
     Reducer<Backend> reducer(cpu_);
     RETURN_IF_ERROR(reducer.reduce(payload, map, *gradients));
-    return reducer.global_norm(*comms[0], map);
+    return reducer.global_norm(*comms[0], layout_, map.owner_lane);
   };
   EXPECT_EQ(norm_of(0x1p14F).error().code, ErrorCode::kGradientOverflow);
   EXPECT_EQ(norm_of(-0x1p14F).error().code, ErrorCode::kGradientOverflow);
@@ -124,7 +127,7 @@ Error step_with(bool reproducible, GroupKind kind, float value) {
     }
   }
   Error said{ErrorCode::kInternal, "no error"};
-  run_lanes({&lane}, [&](LaneProcess& l, Communicator& comm, uint32_t) {
+  run_lanes({&lane}, [&](LaneProcess& l, ViewCommunicator& comm, uint32_t) {
     const auto done = l.trainer.run_step(comm, Step(0));
     if (!done) said = done.error();
     CHECK(l.trainer.current().version == Version(0));

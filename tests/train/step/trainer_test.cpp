@@ -107,7 +107,7 @@ TEST(Trainer, AnAbortedStepMakesNoVersion) {
   Group group(job, 3);
   const ViewPlan plan = plan_view(job, {0, 1, 2});
   for (uint32_t l = 0; l < 3; ++l) open_lane(*group.processes[l], plan, l);
-  run_lanes(group.all(), [&](LaneProcess& lane, Communicator& comm, uint32_t) {
+  run_lanes(group.all(), [&](LaneProcess& lane, ViewCommunicator& comm, uint32_t) {
     CHECK(lane.trainer.run_step(comm, Step(0)).has_value());
     lane.abort.set();
     const auto done = lane.trainer.run_step(comm, Step(1));
@@ -120,34 +120,6 @@ TEST(Trainer, AnAbortedStepMakesNoVersion) {
   }
 }
 
-// Ends this lane's part at its n-th collective, counted from 1; 0: only counts.
-class AbortAt final : public Communicator {
- public:
-  AbortAt(Communicator& comm, uint32_t n) : comm_(comm), n_(n) {}
-  uint32_t calls() const { return calls_; }
-  uint32_t rank() const override { return comm_.rank(); }
-  uint32_t size() const override { return comm_.size(); }
-  Status all_to_all(std::span<const std::byte> send, std::span<const size_t> send_bytes,
-                    std::span<std::byte> recv, std::span<const size_t> recv_bytes) override {
-    count();
-    return comm_.all_to_all(send, send_bytes, recv, recv_bytes);
-  }
-  Status all_gather(std::span<const std::byte> send, std::span<std::byte> recv,
-                    std::span<const size_t> recv_bytes) override {
-    count();
-    return comm_.all_gather(send, recv, recv_bytes);
-  }
-  void abort() override { comm_.abort(); }
-
- private:
-  void count() {
-    if (++calls_ == n_) comm_.abort();
-  }
-  Communicator& comm_;
-  const uint32_t n_;
-  uint32_t calls_ = 0;
-};
-
 // What three lanes hold after lane 1 disappeared in the n-th collective of a step with evaluation.
 struct AfterLoss {
   uint32_t collectives = 0;
@@ -159,17 +131,17 @@ AfterLoss lose_lane_in(const conf::JobConfig& job, uint32_t n) {
   const ViewPlan plan = plan_view(job, {0, 1, 2});
   for (uint32_t l = 0; l < 3; ++l) open_lane(*group.processes[l], plan, l);
   std::vector<AfterLoss> after(3);
-  run_lanes(group.all(), [&](LaneProcess& lane, Communicator& comm, uint32_t l) {
+  run_losing(group.all(), [&](LaneProcess& lane, LosingComm& comm, uint32_t l) {
     CHECK(lane.trainer.run_step(comm, Step(0)).has_value());
-    AbortAt losing(comm, l == 1 ? n : 0);
-    const auto done = lane.trainer.run_step(losing, Step(1));
+    comm.lose_at(l == 1 ? n : 0);
+    const auto done = lane.trainer.run_step(comm, Step(1));
     if (n == 0) {
       CHECK(done.has_value() && done->held_out_loss);
     } else {
       CHECK(!done.has_value());
       CHECK(done.error().code == (l == 1 ? ErrorCode::kCommAborted : ErrorCode::kCommPeerLost));
     }
-    after[l] = {losing.calls(), lane.trainer.current().version};
+    after[l] = {comm.calls(), lane.trainer.current().version};
     const auto held = lane.trainer.held();
     CHECK(held.front().state.version == after[l].version);
     CHECK(held.front().shards.size() == lane.trainer.owned().size());
@@ -209,17 +181,17 @@ TEST(Trainer, TheLastEvaluationIsNotLostWithAPeer) {
       unbroken = train(group.all(), 0, 2).held_out;
       continue;
     }
-    run_lanes(group.all(), [&](LaneProcess& lane, Communicator& comm, uint32_t l) {
-      AbortAt counted(comm, 0);
-      CHECK(lane.trainer.run_step(counted, Step(0)).has_value());
+    run_losing(group.all(), [&](LaneProcess& lane, LosingComm& comm, uint32_t l) {
+      comm.lose_at(0);
+      CHECK(lane.trainer.run_step(comm, Step(0)).has_value());
       // The step's own collectives are as many as the first's; the next is of the evaluation.
-      AbortAt losing(comm, l == 1 ? counted.calls() + 1 : 0);
-      CHECK(!lane.trainer.run_step(losing, Step(1)).has_value());
+      comm.lose_at(l == 1 ? comm.calls() + 1 : 0);
+      CHECK(!lane.trainer.run_step(comm, Step(1)).has_value());
       CHECK(!lane.trainer.take_finished()->held_out_loss);
     });
     const ViewPlan after = plan_view(job, {0, 1}, {Version(2), {1, 1}}, {1, 2});
     for (uint32_t l = 0; l < 2; ++l) open_lane(*group.processes[l], after, l);
-    run_lanes(group.all(), [&](LaneProcess& lane, Communicator&, uint32_t) {
+    run_lanes(group.all(), [&](LaneProcess& lane, ViewCommunicator&, uint32_t) {
       const auto row = lane.trainer.take_finished();
       CHECK(row && row->step == Step(1) && row->epoch == (Epoch{1, 2}));
       CHECK(row->held_out_loss == unbroken.at(0));
@@ -286,7 +258,7 @@ TEST(Trainer, EveryGroupOfOperationsMovesTheProgressCounter) {
   uint32_t marks = 0;
   LaneProcess lane(job, {}, [&](Step, uint32_t, bool) { ++marks; });
   open_lane(lane, plan_view(job, {0}), 0);
-  run_lanes({&lane}, [&](LaneProcess& l, Communicator& comm, uint32_t) {
+  run_lanes({&lane}, [&](LaneProcess& l, ViewCommunicator& comm, uint32_t) {
     marks = 0;
     CHECK(l.trainer.run_step(comm, Step(0)).has_value());
   });
@@ -307,7 +279,7 @@ TEST(Trainer, AnUpdateThatWaitsForACaptureSaysSo) {
     guard.reset();
   });
   open_lane(lane, plan_view(job, {0}), 0);
-  run_lanes({&lane}, [&](LaneProcess& l, Communicator& comm, uint32_t) {
+  run_lanes({&lane}, [&](LaneProcess& l, ViewCommunicator& comm, uint32_t) {
     guard = l.trainer.protect_version(Version(0), 600'000);
     CHECK(l.trainer.run_step(comm, Step(0)).has_value());
     CHECK(l.trainer.run_step(comm, Step(1)).has_value());
@@ -320,7 +292,7 @@ TEST(Trainer, RefusesToMaterializeWithoutItsShards) {
   const conf::JobConfig job = small_job(false);
   LaneProcess lane(job);
   const ViewPlan plan = plan_view(job, {0}, {Version(3), {1, 1}}, {1, 2});
-  ASSERT_TRUE(lane.trainer.open_view({plan.epoch, plan.base, 0, plan.coordinates, plan.owner_lane})
+  ASSERT_TRUE(lane.trainer.open_view(plan.view_of(0))
                   .has_value());
   auto comms = make_in_process_group(1, 1'000);
   const Status done = lane.trainer.materialize(*comms[0]);
@@ -334,7 +306,7 @@ TEST(Protection, KeepsTheVersionWhileAnUpdateWaits) {
   const conf::JobConfig job = small_job(false);
   LaneProcess lane(job);
   open_lane(lane, plan_view(job, {0}), 0);
-  run_lanes({&lane}, [&](LaneProcess& l, Communicator& comm, uint32_t) {
+  run_lanes({&lane}, [&](LaneProcess& l, ViewCommunicator& comm, uint32_t) {
     auto guard = l.trainer.protect_version(Version(0), 60'000);
     ASSERT_NE(guard, nullptr);
     CHECK(l.trainer.run_step(comm, Step(0)).has_value());  // writes the other bank: need not wait
@@ -358,7 +330,7 @@ TEST(Protection, IsRevokedWhenTheWaitIsOver) {
   const conf::JobConfig job = small_job(false);
   LaneProcess lane(job);
   open_lane(lane, plan_view(job, {0}), 0);
-  run_lanes({&lane}, [&](LaneProcess& l, Communicator& comm, uint32_t) {
+  run_lanes({&lane}, [&](LaneProcess& l, ViewCommunicator& comm, uint32_t) {
     const auto guard = l.trainer.protect_version(Version(0), 10);
     CHECK(l.trainer.run_step(comm, Step(0)).has_value());
     CHECK(l.trainer.run_step(comm, Step(1)).has_value());
@@ -384,7 +356,7 @@ TEST(Protection, ReadersNeverSeeAVersionByHalf) {
       ++compared;
     }
   });
-  run_lanes({&lane}, [&](LaneProcess& l, Communicator& comm, uint32_t) {
+  run_lanes({&lane}, [&](LaneProcess& l, ViewCommunicator& comm, uint32_t) {
     for (uint64_t step = 0; step < 20; ++step)
       CHECK(l.trainer.run_step(comm, Step(step)).has_value());
   });

@@ -51,7 +51,7 @@ std::vector<ToWorker> every_to_worker() {
   job.name = JobId("tiny");
   return {Welcome{job, kEpoch, "/dev/shm/arena", "127.0.0.1"},
           Quiesce{kEpoch},
-          Restore{kEpoch, kState, 1, 2, {0, 3}, {0, 1, 1}, {{1, WorkerSource::kArena, 7}}},
+          Restore{kEpoch, kState, 1, 2, {0, 3}, {0, 1}, {0, 1, 1}, {{1, WorkerSource::kArena, 7}}},
           Go{kEpoch, {"YQ==", "Yg=="}},
           Capture{kEpoch, Version(5), {{1, 7}}},
           StopAt{kEpoch, Step(9)},

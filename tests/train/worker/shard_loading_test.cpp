@@ -51,8 +51,8 @@ class Shelf final : public Trainer {
     ++finished_;
     return at_the_end;
   }
-  Status materialize(Communicator&) override { return {}; }
-  Result<StepDone> run_step(Communicator&, Step) override {
+  Status materialize(ViewCommunicator&) override { return {}; }
+  Result<StepDone> run_step(ViewCommunicator&, Step) override {
     return fail(ErrorCode::kInternal, "no steps here");
   }
   StateVersion current() const override { return kBase; }

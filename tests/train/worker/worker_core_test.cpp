@@ -99,8 +99,8 @@ class HalfStepTrainer final : public Trainer {
   Status load_shard(uint32_t, std::span<const std::byte>) override { return {}; }
   Status init_shard(uint32_t) override { return {}; }
   Status finish_loading() override { return {}; }
-  Status materialize(Communicator&) override { return {}; }
-  Result<StepDone> run_step(Communicator&, Step step) override {
+  Status materialize(ViewCommunicator&) override { return {}; }
+  Result<StepDone> run_step(ViewCommunicator&, Step step) override {
     current_ = {Version(step.value + 1), epoch_};
     finished_.emplace();
     finished_->epoch = epoch_;
@@ -121,10 +121,10 @@ class HalfStepTrainer final : public Trainer {
    public:
     explicit Zeros(StateVersion state) : state_(state) {}
     StateVersion state() const override { return state_; }
-    bool read_shard(uint32_t, std::span<std::byte> out, const PieceFn& copied) override {
+    Status read_shard(uint32_t, std::span<std::byte> out, const PieceFn& copied) override {
       std::fill(out.begin(), out.end(), std::byte{0});
       copied(out);
-      return true;
+      return {};
     }
 
    private:

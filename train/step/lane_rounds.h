@@ -1,0 +1,36 @@
+// A plan as one lane of it runs it: its own work in every round, whom it gets what from and hands it on
+// to, and where what an I round needs was left. Pure.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "train/schedule/plan.h"
+#include "train/step/members.h"
+
+namespace holdfast::train {
+
+struct LaneRound {
+  Work work = Work::kForward;  // of the stage group, which talks in all rounds but those of W
+  // F, I or B: this lane's, nullopt: none.
+  std::optional<MicroBatchIndex> micro_batch;
+  uint32_t busy = 0;  // lanes that have one
+  std::optional<uint32_t> from, to;  // members that have its input, and that go on with its output
+  // Whose dense W this lane computes then; in a B round its own.
+  std::optional<MicroBatchIndex> weights;
+
+  // I and B: of every lane's micro-batch, the number of the F round that it ran in.
+  std::vector<std::optional<uint32_t>> forward_rounds;
+  // That round had these micro-batches and no others.
+  bool as_forward = false;
+  // Numbers among I and B rounds, whose expert W every lane computes last.
+  std::vector<uint32_t> experts;
+};
+
+// Of a plan that keeps all rules (schedule/validate.h). F rounds, and I and B rounds, are numbered in the
+// order of the plan.
+std::vector<LaneRound> rounds_of_lane(const Plan& plan, const Members& members, uint32_t stage,
+                                      uint32_t lane);
+
+}  // namespace holdfast::train
