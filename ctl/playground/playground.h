@@ -73,7 +73,7 @@ class Playground {
   Status save() const;
   PlaygroundNode& find(const std::string& name);
   std::filesystem::path arena_folder() const;
-  // Workers of a node: the live processes that have claimed its worker-*.progress pages.
+  // Workers of a node: the live ones that were started for its state folder.
   std::vector<pid_t> workers_of(const PlaygroundNode& node) const;
 
   PlaygroundOptions options_;

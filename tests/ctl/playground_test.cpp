@@ -7,6 +7,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <fstream>
+
 #include "ctl/playground/process.h"
 #include "train/worker/progress_page.h"
 
@@ -30,43 +32,41 @@ class PlaygroundTest : public ::testing::Test {
 };
 
 // Another playground's worker was given the pid that a page of ours still names.
-TEST_F(PlaygroundTest, AWorkerIsWhoHoldsThePageNotWhoseNumberStandsInIt) {
+TEST_F(PlaygroundTest, AWorkerIsWhoWasStartedForItsNodeNotWhoseNumberStandsInAPage) {
   PlaygroundOptions options;
   options.directory = folder_ / "playground";
   options.nodes = 1;
   options.programs = folder_;
   auto playground = Playground::create(options, true);
   ASSERT_TRUE(playground) << playground.error().to_string();
-  const fs::path page_file = options.directory / "node-0" / "state" / "worker-0.progress";
+  const fs::path state = options.directory / "node-0" / "state";
+  const fs::path program = folder_ / "holdfast-worker";
+  std::ofstream(program) << "#!/bin/sh\nwhile :; do sleep 1; done\n";
+  fs::permissions(program, fs::perms::owner_all);
+  const auto start = [&](const fs::path& of) {
+    const auto pid =
+        start_process({program, {"--state-dir", of.string(), "--slot", "0"}, {}, "/dev/null"});
+    EXPECT_TRUE(pid) << pid.error().to_string();
+    return pid ? *pid : 0;
+  };
 
-  fs::copy_file("/bin/sleep", folder_ / "holdfast-worker");
-  const auto stranger = start_process({folder_ / "holdfast-worker", {"60"}, {}, "/dev/null"});
-  ASSERT_TRUE(stranger) << stranger.error().to_string();
-  auto page = train::ProgressPage::open(page_file);
+  const pid_t stranger = start(folder_ / "another" / "state");
+  auto page = train::ProgressPage::open(state / "worker-0.progress");
   ASSERT_TRUE(page) << page.error().to_string();
-  (*page)->record().pid.store(*stranger);
+  (*page)->record().pid.store(stranger);
   EXPECT_EQ(*playground->worker_pid("node-0"), std::nullopt);
   EXPECT_TRUE(playground->kill_node("node-0"));
-  EXPECT_EQ(::waitpid(*stranger, nullptr, WNOHANG), 0) << "it lives";
+  EXPECT_EQ(::waitpid(stranger, nullptr, WNOHANG), 0) << "it lives";
 
-  int claimed[2];
-  ASSERT_EQ(::pipe(claimed), 0);
-  const pid_t worker = ::fork();
-  if (worker == 0) {
-    const auto own = train::ProgressPage::open(page_file);
-    if (!own || !(*own)->claim() || ::write(claimed[1], "c", 1) != 1) ::_exit(1);
-    for (;;) ::pause();
-  }
-  char byte = 0;
-  ASSERT_EQ(::read(claimed[0], &byte, 1), 1);
+  const pid_t worker = start(state);
   EXPECT_EQ(*playground->worker_pid("node-0"), worker);
   EXPECT_TRUE(playground->kill_node("node-0"));
-  EXPECT_TRUE(wait_gone(worker, 5'000));
-  EXPECT_EQ(::waitpid(*stranger, nullptr, WNOHANG), 0) << "it lives";
-
-  ::kill(*stranger, SIGKILL);
-  ::waitpid(*stranger, nullptr, 0);
-  for (const int fd : claimed) ::close(fd);
+  EXPECT_FALSE(process_runs(worker, "holdfast-worker"));
+  EXPECT_EQ(::waitpid(stranger, nullptr, WNOHANG), 0) << "it lives";
+  for (const pid_t pid : {stranger, worker}) {
+    if (pid > 0) ::kill(pid, SIGKILL);
+    ::waitpid(pid, nullptr, 0);
+  }
 }
 
 }  // namespace
