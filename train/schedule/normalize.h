@@ -23,6 +23,7 @@ struct Proposal {
   uint64_t bytes = 0;  // state that the moved workers must be given
   double before = 0;   // the policy's aim (period, or makespan) without the moves
   double after = 0;
+  double gain() const { return before - after; }
 };
 
 // After the moves.
