@@ -7,7 +7,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <chrono>
 #include <fstream>
+#include <thread>
 
 #include "ctl/playground/process.h"
 #include "train/worker/progress_page.h"
@@ -47,7 +50,16 @@ TEST_F(PlaygroundTest, AWorkerIsWhoWasStartedForItsNodeNotWhoseNumberStandsInAPa
     const auto pid =
         start_process({program, {"--state-dir", of.string(), "--slot", "0"}, {}, "/dev/null"});
     EXPECT_TRUE(pid) << pid.error().to_string();
-    return pid ? *pid : 0;
+    if (!pid) return pid_t{0};
+    // It is started a little before it can be seen under its name and with its arguments.
+    const auto seen = [&] {
+      const auto found = processes_with("holdfast-worker", {"--state-dir", of.string()});
+      return std::find(found.begin(), found.end(), *pid) != found.end();
+    };
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+    while (!seen() && std::chrono::steady_clock::now() < deadline) std::this_thread::yield();
+    EXPECT_TRUE(seen());
+    return *pid;
   };
 
   const pid_t stranger = start(folder_ / "another" / "state");
