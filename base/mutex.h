@@ -19,7 +19,6 @@ class HOLDFAST_TSA(capability("mutex")) Mutex {
  public:
   void lock() HOLDFAST_TSA(acquire_capability()) { mutex_.lock(); }
   void unlock() HOLDFAST_TSA(release_capability()) { mutex_.unlock(); }
-  bool try_lock() HOLDFAST_TSA(try_acquire_capability(true)) { return mutex_.try_lock(); }
 
  private:
   std::mutex mutex_;

@@ -8,6 +8,7 @@
 #include <cctype>
 #include <charconv>
 
+#include "base/host_port.h"
 #include "conf/files.h"
 #include "conf/job_config.h"
 #include "conf/range.h"
@@ -28,26 +29,16 @@ void read_path(TomlTable& t, const char* key, std::filesystem::path& out) {
   out = text;
 }
 
-// "127.0.0.1:7400", "[::1]:7400", "host:0"
 Status valid_address(const char* key, const std::string& address) {
-  const size_t colon = address.rfind(':');
-  unsigned port = 0;
-  if (colon != std::string::npos && colon > 0) {
-    const char* begin = address.data() + colon + 1;
-    const char* end = address.data() + address.size();
-    const auto [rest, code] = std::from_chars(begin, end, port);
-    if (code == std::errc() && rest == end && begin != end && port <= 65535) return {};
-  }
+  if (parse_host_port(address)) return {};
   return fail(ErrorCode::kConfigValue,
               fmt::format("{} = \"{}\" must be host:port, as 10.0.0.5:7400", key, address));
 }
 
-// "10.0.0.5:7400" -> "10.0.0.5", "[::1]:7400" -> "::1"
+// Of an address that is checked before anything is made of it; empty otherwise.
 std::string host_of(const std::string& address) {
-  std::string host = address.substr(0, address.rfind(':'));
-  if (host.size() > 1 && host.front() == '[' && host.back() == ']')
-    host = host.substr(1, host.size() - 2);
-  return host;
+  const auto parsed = parse_host_port(address);
+  return parsed ? parsed->host : "";
 }
 bool is_loopback(const std::string& host) {
   return host == "localhost" || host == "::1" || host.starts_with("127.");

@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include "base/check.h"
+#include "base/folders.h"
 #include "ctl/export/mixtral.h"
 #include "train/tensor/bf16.h"
 
@@ -134,14 +135,14 @@ Status ModelFolder::finish() {
   RETURN_IF_ERROR(write_index());
   RETURN_IF_ERROR(storage::write_durable(
       staging_ / "config.json", boost::json::serialize(mixtral_config(model_, options_.type)) + "\n"));
-  RETURN_IF_ERROR(storage::sync_folder(staging_));
+  RETURN_IF_ERROR(sync_folder(staging_));
   // In place of an empty folder, or of none.
   if (std::rename(staging_.c_str(), options_.folder.c_str()) != 0) {
     const int reason = errno;
     RETURN_IF_ERROR(check_is_free(options_.folder));  // says it better, where it is that
     return cannot("name", options_.folder, std::strerror(reason));
   }
-  return storage::sync_folder(options_.folder.parent_path());
+  return sync_folder(options_.folder.parent_path());
 }
 
 }  // namespace holdfast::ctl

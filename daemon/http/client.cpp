@@ -284,7 +284,6 @@ void HttpClient::request(HttpCall call, Callback callback) {
 void HttpClient::on_closed(std::function<void(Error)> callback) {
   connection_->on_closed = std::move(callback);
 }
-const std::string& HttpClient::address() const { return connection_->address(); }
 bool HttpClient::connected() const { return connection_->connected(); }
 size_t HttpClient::queued() const { return connection_->queued(); }
 void HttpClient::close(const std::string& why) { connection_->close(why); }

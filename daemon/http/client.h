@@ -42,7 +42,6 @@ class HttpClient {
   // Told when an established connection is lost, idle or not, after the requests it failed.
   void on_closed(std::function<void(Error)> callback);
 
-  const std::string& address() const;
   bool connected() const;
   size_t queued() const;  // the one being answered included
   // Closes the connection; requests fail with kPeerUnreachable and `why`. on_closed is not told.

@@ -25,7 +25,6 @@ class HttpClient::Connection : public std::enable_shared_from_this<Connection> {
   void close(const std::string& why);
   void stop();
 
-  const std::string& address() const { return address_; }
   bool connected() const { return link_ != nullptr && link_->open; }
   size_t queued() const { return queue_.size(); }
   std::function<void(Error)> on_closed;

@@ -8,7 +8,6 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <charconv>
 #include <cstring>
 #include <memory>
 #include <utility>
@@ -73,25 +72,6 @@ Status clear_unix_path(const std::string& path, const sockaddr_un& address) {
 }
 
 }  // namespace
-
-Result<HostPort> parse_host_port(std::string_view address) {
-  const size_t colon = address.rfind(':');
-  HostPort parsed;
-  const auto bad = [&] {
-    return fail(ErrorCode::kConfigValue,
-                fmt::format("\"{}\" is not an address like 10.0.0.1:7400", address));
-  };
-  if (colon == std::string_view::npos || colon == 0) return bad();
-  std::string_view host = address.substr(0, colon);
-  const bool brackets = host.front() == '[' && host.back() == ']';
-  if (brackets) host = host.substr(1, host.size() - 2);
-  if (host.empty() || (!brackets && host.find(':') != std::string_view::npos)) return bad();
-  const char* end = address.data() + address.size();
-  const auto [rest, error] = std::from_chars(address.data() + colon + 1, end, parsed.port);
-  if (error != std::errc() || rest != end) return bad();
-  parsed.host = host;
-  return parsed;
-}
 
 Result<ListeningSocket> listen_tcp(const std::string& address) {
   ASSIGN_OR_RETURN(const HostPort parsed, parse_host_port(address));

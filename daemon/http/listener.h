@@ -1,21 +1,13 @@
-// Addresses, and sockets that listen on them. Plain POSIX: what fails is said by name.
+// Sockets that listen on an address. Plain POSIX: what fails is said by name.
 #pragma once
 
-#include <cstdint>
 #include <filesystem>
 #include <string>
-#include <string_view>
 
+#include "base/host_port.h"
 #include "base/result.h"
 
 namespace holdfast::daemon {
-
-struct HostPort {
-  std::string host;  // a name or a number; IPv6 without its brackets
-  uint16_t port = 0;
-};
-// "127.0.0.1:7400", "node-1:7400" or "[::1]:7400"; kConfigValue otherwise.
-Result<HostPort> parse_host_port(std::string_view address);
 
 // A listening descriptor and where it really listens; whoever takes it closes it.
 struct ListeningSocket {

@@ -58,7 +58,6 @@ class NodeLink::Impl : public std::enable_shared_from_this<Impl> {
 
   bool connected() const { return state_ == State::kConnected; }
   uint64_t coordinator_session() const { return coordinator_session_; }
-  Epoch epoch() const { return epoch_; }
 
  private:
   enum class State : uint8_t { kWaiting, kGreeting, kConnected, kStopped };
@@ -89,7 +88,6 @@ class NodeLink::Impl : public std::enable_shared_from_this<Impl> {
     if (!body) return broken(body.error());
     const auto reply = from_json_text<EventsReply>(*body, "reply to events");
     if (!reply) return broken(reply.error());
-    epoch_ = reply->epoch;
     if (state_ == State::kGreeting) return connected_to(reply->coordinator_session);
     if (reply->coordinator_session != coordinator_session_)
       return broken({ErrorCode::kPeerUnreachable,
@@ -153,7 +151,6 @@ class NodeLink::Impl : public std::enable_shared_from_this<Impl> {
   uint64_t sequence_ = 0;  // of the next request
   bool outstanding_ = false;
   uint64_t coordinator_session_ = 0;
-  Epoch epoch_;
   std::string told_;  // the last trouble that was told
   BatchQueue queue_;
   asio::steady_timer timer_;
@@ -168,6 +165,5 @@ void NodeLink::start() { impl_->start(); }
 void NodeLink::report(NodeEvent event) { impl_->report(std::move(event)); }
 bool NodeLink::connected() const { return impl_->connected(); }
 uint64_t NodeLink::coordinator_session() const { return impl_->coordinator_session(); }
-Epoch NodeLink::epoch() const { return impl_->epoch(); }
 
 }  // namespace holdfast::daemon

@@ -49,7 +49,6 @@ class NodeLink {
 
   bool connected() const;
   uint64_t coordinator_session() const;  // of the newest connection; 0 before the first
-  Epoch epoch() const;                   // as the seed last told it
 
  private:
   class Impl;

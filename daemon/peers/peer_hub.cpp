@@ -93,7 +93,7 @@ class PeerHub::Impl : public std::enable_shared_from_this<Impl> {
                                        : take(post, request.connection));
     if (stopped_) return fail(ErrorCode::kNotCoordinator, "the coordinator has ended");
     liveness_.heard(post.node, clock_.monotonic_ms());
-    return to_json_text(EventsReply{options_.node, options_.session, callbacks_.epoch()});
+    return to_json_text(EventsReply{options_.node, options_.session});
   }
 
   Status greet(const EventsPost& post, uint64_t connection) {

@@ -31,7 +31,6 @@ struct PeerHubCallbacks {
   // Once for every connection that brought NodeUp, before the NodeUp of the next one: it ended, the
   // node was silent, or commands could not be brought to it. Never called from within send.
   std::function<void(const NodeDown&)> on_down;
-  std::function<Epoch()> epoch;  // told to every node in every reply
 };
 
 class PeerHub {

@@ -43,9 +43,8 @@ BOOST_DESCRIBE_STRUCT(EventsPost, (), (node, session, sequence, events))
 struct EventsReply {
   NodeId node;                       // the seed
   uint64_t coordinator_session = 0;  // of its daemon
-  Epoch epoch;
 };
-BOOST_DESCRIBE_STRUCT(EventsReply, (), (node, coordinator_session, epoch))
+BOOST_DESCRIBE_STRUCT(EventsReply, (), (node, coordinator_session))
 
 struct CommandsPost {
   NodeId node;  // to whom, and to which of its lives

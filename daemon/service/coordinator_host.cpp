@@ -37,8 +37,7 @@ Result<std::unique_ptr<CoordinatorHost>> CoordinatorHost::create(const conf::Nod
                          self->feed(to_event(event));
                          self->log_step(event);
                        },
-                       [self](const NodeDown& down) { self->feed(down); },
-                       [self] { return self->coordinator_.epoch(); }});
+                       [self](const NodeDown& down) { self->feed(down); }});
   return host;
 }
 

@@ -71,6 +71,11 @@ std::string local_metrics(const LocalView& view, const CoordinatorHost* coordina
          static_cast<double>(usage.used_bytes));
   metric(out, "holdfast_arena_blocks", "gauge", "Blocks allocated or published in the arena.",
          usage.blocks);
+  metric(out, "holdfast_arena_granted_blocks", "gauge",
+         "Blocks that a worker or another node may write and that are not published.",
+         usage.granted_blocks);
+  metric(out, "holdfast_arena_granted_bytes", "gauge", "Bytes of those blocks.",
+         static_cast<double>(usage.granted_bytes));
   metric(out, "holdfast_coordinator_connected", "gauge",
          "1 while this node is connected to the coordinator.", view.link.connected() ? 1 : 0);
   double restarts = 0, hangs = 0, alive = 0;

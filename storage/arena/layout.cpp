@@ -10,8 +10,6 @@
 namespace holdfast::storage::layout {
 namespace {
 
-constexpr uint64_t kBytesPerEntry = 32 * 1024;
-constexpr uint64_t kFewestEntries = 64;
 constexpr size_t kGenerationWord = offsetof(AllocationRecord, generation) / 8;
 constexpr size_t kRecordWords = 16;
 using RecordWords = std::array<uint64_t, kRecordWords>;

@@ -31,6 +31,8 @@ static_assert(std::endian::native == std::endian::little, "the arena file is lit
 inline constexpr uint64_t kMagic = 0x31414e4552414648ULL;  // "HFARENA1"
 inline constexpr uint32_t kFormatVersion = 1;
 inline constexpr uint64_t kPage = 4096;
+inline constexpr uint64_t kBytesPerEntry = 32 * 1024;  // of the file
+inline constexpr uint64_t kFewestEntries = 64;
 inline constexpr uint32_t kNameBytes = 160;
 inline constexpr uint32_t kWriterBytes = 80;
 

@@ -1,11 +1,11 @@
 #include "storage/catalog/files.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <unistd.h>
 
-#include <cerrno>
 #include <system_error>
+#include <utility>
+
+#include "base/folders.h"
 
 namespace holdfast::storage {
 namespace {
@@ -17,15 +17,6 @@ tl::unexpected<Error> io_error(const std::error_code& error, const char* what,
   const bool full = error == std::errc::no_space_on_device;
   return fail(full ? ErrorCode::kDiskFull : ErrorCode::kCatalogIo,
               fmt::format("{} {}: {}", what, path.string(), error.message()));
-}
-
-// A rename is durable once the folder that holds the name is.
-Status sync_folder(const fs::path& folder) {
-  const int fd = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  const int failed = fd < 0 || ::fsync(fd) != 0 ? errno : 0;
-  if (fd >= 0) ::close(fd);
-  if (failed != 0) return io_error({failed, std::generic_category()}, "sync folder", folder);
-  return {};
 }
 
 }  // namespace
@@ -73,7 +64,11 @@ Status create_catalog_files(const fs::path& directory,
   }
   fs::rename(unnamed, target, error);
   if (error) return io_error(error, "name catalog", target);
-  return sync_folder(parent);
+  if (Status synced = sync_folder(parent); !synced)
+    return fail(synced.error().code == ErrorCode::kDiskFull ? ErrorCode::kDiskFull
+                                                            : ErrorCode::kCatalogIo,
+                std::move(synced).error().message);
+  return {};
 }
 
 }  // namespace holdfast::storage

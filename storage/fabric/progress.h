@@ -31,7 +31,6 @@ class Progress {
   const Provider& provider() const { return provider_; }
   uint64_t region_id() const { return region_id_; }
   uint64_t region_length() const { return region_.size(); }
-  std::chrono::milliseconds timeout() const { return timeout_; }
 
  private:
   using Task = std::function<void()>;

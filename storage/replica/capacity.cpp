@@ -5,15 +5,15 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "storage/arena/layout.h"
 
 namespace holdfast::storage {
 namespace {
 
-// Of the arena file, docs/formats.md.
-constexpr uint64_t kPage = 4096;
-constexpr uint64_t kEntryBytes = 256;
-constexpr uint64_t kBytesPerEntry = 32 * 1024;
-constexpr uint64_t kFewestEntries = 64;
+using layout::kBytesPerEntry;
+using layout::kFewestEntries;
+using layout::kPage;
+constexpr uint64_t kEntryBytes = sizeof(layout::EntryWords);
 
 uint64_t up(uint64_t bytes, uint64_t unit) { return (bytes + unit - 1) / unit * unit; }
 

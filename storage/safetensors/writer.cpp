@@ -147,13 +147,4 @@ Status write_durable(const std::filesystem::path& path, std::string_view text) {
   return status;
 }
 
-Status sync_folder(const std::filesystem::path& folder) {
-  const int fd = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (fd < 0) return cannot("open", folder, errno);
-  Status status;
-  if (::fsync(fd) != 0) status = cannot("sync", folder, errno);
-  ::close(fd);
-  return status;
-}
-
 }  // namespace holdfast::storage

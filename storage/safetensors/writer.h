@@ -67,7 +67,5 @@ class SafetensorsWriter {
 
 // A small file whole: kFileIo when it exists, on disk when it returns.
 Status write_durable(const std::filesystem::path& path, std::string_view text);
-// Names that were made in or moved into the folder are on disk when it returns.
-Status sync_folder(const std::filesystem::path& folder);
 
 }  // namespace holdfast::storage

@@ -37,7 +37,6 @@ class FrameStream : public std::enable_shared_from_this<FrameStream> {
   Status send(std::string text);
   // No handler is called any more.
   void close();
-  bool is_open() const { return !closed_; }
   int native_handle() { return socket_.native_handle(); }
 
  private:

@@ -39,7 +39,6 @@ class Lane {
 
   // ---- main thread ----
   Status open_job(const Welcome& welcome);
-  bool has_job() const { return job_.has_value(); }
   uint64_t steps() const { return job_->config.steps; }
   std::vector<HeldShards> held() const;
   // Closes the communicator.

@@ -14,32 +14,6 @@ TEST_F(JobAgentTest, AJobSubmittedAnewIsAnotherJob) {
   EXPECT_EQ(workers_.calls.back(), "kill 0: it works for another job") << "its buffers are";
 }
 
-// Nothing of it may be remembered: the next daemon process would stumble over it.
-TEST_F(JobAgentTest, ARestoreThatNamesWhatIsNotThereIsRefused) {
-  run();
-  const uint32_t shards = job_.layout.shard_count();
-  const std::vector<std::function<void(CommandRestore&)>> changes = {
-      [](CommandRestore& c) { c.lane = 1; },
-      [](CommandRestore& c) { c.view.members.clear(); },
-      [](CommandRestore& c) { c.view.owner_lane.pop_back(); },
-      [](CommandRestore& c) { c.view.owner_lane.push_back(0); },
-      [](CommandRestore& c) { c.view.owner_lane[0] = 1; },
-      [&](CommandRestore& c) { c.owned[1].shard = shards; },
-      [](CommandRestore& c) { c.owned[1].shard = c.owned[0].shard; },
-  };
-  for (size_t i = 0; i < changes.size(); ++i) {
-    CommandRestore command = restore_of(
-        kOne, at(0), {{0, ShardSource::kInitial, {}}, {1, ShardSource::kInitial, {}}});
-    changes[i](command);
-    const size_t failed = count<WorkerRestoreFailed>();
-    agent_->on_command(command);
-    ASSERT_EQ(count<WorkerRestoreFailed>(), failed + 1) << "change " << i;
-    EXPECT_EQ(last<WorkerRestoreFailed>().error.code, ErrorCode::kBadMessage) << "change " << i;
-    EXPECT_EQ(workers_.count<train::Restore>(), 1u) << "change " << i;
-    EXPECT_EQ(memory_.views.at(0).lane, 0u);
-  }
-}
-
 TEST_F(JobAgentTest, AFreshWorkerIsWelcomedRestoredAndSentOff) {
   run();
   EXPECT_EQ(workers_.last<train::Welcome>().submitted_in, job_.submitted_in);

@@ -43,7 +43,6 @@ struct Seed {
       downs.push_back(down);
       down_at.push_back(std::chrono::steady_clock::now());
     };
-    callbacks.epoch = [this] { return epoch; };
     hub = std::make_unique<PeerHub>(io, clock, *server, options, std::move(callbacks));
     hub->start();
   }
@@ -56,7 +55,6 @@ struct Seed {
   }
 
   std::unique_ptr<PeerServer> server;
-  Epoch epoch{1, 1};
   std::vector<NodeEvent> events;
   std::vector<NodeDown> downs;
   std::vector<TimePoint> down_at;

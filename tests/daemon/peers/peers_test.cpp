@@ -141,8 +141,7 @@ TEST(PeerHubClock, ALateDetectorAccusesNobody) {
 TEST_F(PeersTest, AfterACoordinatorDiedTheNextOneHearsNodeUpFirst) {
   start_seed(kHeartbeatMs);
   start_nodes(3, kHeartbeatMs);
-  seed_->epoch = {1, 9};
-  ASSERT_TRUE(run_until(io_, [&] { return nodes_[1]->link->epoch() == Epoch{1, 9}; }));
+  ASSERT_TRUE(run_until(io_, [&] { return seed_->events.size() >= 3; }));
   seed_->hub.reset();
   seed_->server.reset();
   ASSERT_TRUE(run_until(io_, [&] {

@@ -6,6 +6,8 @@
 #include <sys/un.h>
 
 #include <boost/json.hpp>
+#include <fstream>
+#include <set>
 
 #include "daemon/control/client.h"
 #include "tests/ctl/program.h"
@@ -132,6 +134,36 @@ TEST_F(HoldfastdTest, TellsSystemdWhenItIsReadyAliveAndStopping) {
   std::string last = notify_.next();
   while (last == "WATCHDOG=1") last = notify_.next();
   EXPECT_EQ(last, "STOPPING=1");
+  EXPECT_EQ(daemon->wait().code, 0);
+}
+
+// Rows of the page's table, but for those of a running job.
+std::set<std::string> documented_metrics() {
+  std::ifstream page(std::filesystem::path(HOLDFAST_SOURCE_DIR) / "docs/control-api.md");
+  std::set<std::string> names;
+  for (std::string line; std::getline(page, line);) {
+    if (!line.starts_with("| `holdfast_")) continue;
+    const std::string name = line.substr(3, line.find('`', 3) - 3);
+    if (line.find("| every node |") != std::string::npos ||
+        line.find("| coordinator |") != std::string::npos)
+      names.insert(name);
+  }
+  return names;
+}
+
+TEST_F(HoldfastdTest, ItsMetricsAreThoseOfTheDocumentation) {
+  const auto daemon = launch({});
+  ASSERT_THAT(notify_.next(), HasSubstr("READY=1"));
+  std::set<std::string> told;
+  const Status streamed =
+      ControlClient(at("control.sock")).stream("GET", "/metrics", [&](std::string_view line) {
+        if (line.starts_with("holdfast_")) told.emplace(line.substr(0, line.find(' ')));
+        return true;
+      });
+  EXPECT_TRUE(streamed) << streamed.error().to_string();
+  EXPECT_EQ(told, documented_metrics());
+  EXPECT_TRUE(told.contains("holdfast_arena_granted_blocks"));
+  daemon->signal(SIGTERM);
   EXPECT_EQ(daemon->wait().code, 0);
 }
 

@@ -98,9 +98,13 @@ TEST_F(FrameStreams, WhatAnEndSaidBeforeItLeftIsHeardAlthoughNothingCanBeSentToI
 }
 
 TEST_F(FrameStreams, AHandlerMayCloseTheStream) {
-  on_frame_ = [this] { stream_->close(); };
+  bool was_closed = false;
+  on_frame_ = [&] {
+    stream_->close();
+    was_closed = true;
+  };
   write_raw(std::string("\x01\0\0\0a\x01\0\0\0b", 10));
-  ASSERT_TRUE(run_until([&] { return !stream_->is_open(); }));
+  ASSERT_TRUE(run_until([&] { return was_closed; }));
   io_.poll();
   EXPECT_EQ(frames_.size(), 1u);      // nothing is handed over after close()
   EXPECT_FALSE(closed_.has_value());  // and close() was ours: nothing is reported
