@@ -65,8 +65,8 @@ class WorkerState {
   // evaluated: the last step's row, whose evaluation was made up for.
   WorkerActions running(const RestoreTimes& times, std::optional<StepDone> evaluated = {});
   WorkerActions step_done(StepDone done, std::vector<HeldShards> held);
-  // Connecting, materializing or a step failed. With kDataDiffers, a broken device, or memory that others
-  // have taken as after job_failed: the others can do without it, and a worker is started in its place.
+  // Connecting, materializing or a step failed. With kDataDiffers, a broken device, or too little memory
+  // as after job_failed: the others can do without it, and a worker is started in its place.
   WorkerActions failed(Error error, std::vector<HeldShards> held);
 
   Hello hello() const;
@@ -95,7 +95,6 @@ class WorkerState {
   WorkerPhase phase_ = WorkerPhase::kIdle;
   Step step_;            // begun or next
   bool begun_ = false;   // between RunStep and its outcome
-  bool made_a_step_ = false;  // this process, at all
   bool prepared_ = false;  // Restored was said, Go may come
   std::optional<Step> stop_at_;
   std::vector<HeldShards> held_;
