@@ -31,6 +31,7 @@ class Cuda {
   void use();        // makes it the calling thread's current device
   Status check();    // the first error so far; does not wait
   Status finish();   // waits for everything enqueued, then as check()
+  Status probe();    // has the device do something and waits for it, then as check()
   // Asked by every finish() once all is done: its error is finish()'s. For who can end what the device
   // waits for, a communicator; it is called on the thread that drives the device. {}: nobody is asked.
   void on_finish(std::function<Status()> verdict);

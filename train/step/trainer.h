@@ -83,6 +83,8 @@ class Trainer {
 
   // What both buffers hold, newest first. Only complete versions are listed.
   virtual std::vector<HeldShards> held() const = 0;
+  // kDeviceFailed: nothing of what held() lists can be read any more. Between steps.
+  virtual Status check_device() { return {}; }
 
   // Opens a view: makes room for the shards that this lane owns in it, keeps what it holds of them at
   // the base, drops everything else. Gradient accumulators are zeroed. kPlanImpossible: members that are

@@ -42,6 +42,7 @@ class Lane {
   bool has_job() const { return job_.has_value(); }
   uint64_t steps() const { return job_->config.steps; }
   std::vector<HeldShards> held() const;
+  Status check_device() { return trainer_ ? trainer_->check_device() : Status{}; }
   // Closes the communicator.
   void close_view() EXCLUDES(mutex_);
   // The view may begin; what abort() did is over.
@@ -81,6 +82,7 @@ class Lane {
     uint64_t hash = 0;
   };
 
+  Restoration try_restore(const Restore& restore);
   Status open_view(const Restore& restore);
   void repeat_abort() EXCLUDES(mutex_);
   void abort_locked() REQUIRES(mutex_);

@@ -156,7 +156,7 @@ WorkerActions WorkerState::job_opened(uint64_t steps) {
   return {};
 }
 
-WorkerActions WorkerState::job_failed(Error error) {
+WorkerActions WorkerState::of_no_use(Error error) {
   if (leave_) return {};
   return give_up(std::move(error));
 }

@@ -55,9 +55,9 @@ class WorkerState {
 
   // Outcomes, from the main thread. A failure of what a newer Quiesce aborted is not reported.
   WorkerActions job_opened(uint64_t steps);
-  // The worker is of no use on this node: Fatal of no epoch, then it leaves. No Quiesce is answered any
-  // more.
-  WorkerActions job_failed(Error error);
+  // The worker cannot open its job, or its device is broken: Fatal of no epoch, then it leaves. No
+  // Quiesce is answered any more.
+  WorkerActions of_no_use(Error error);
   WorkerActions idle(Epoch epoch, std::vector<HeldShards> held);
   WorkerActions restored(const Restore& restore, std::string comm_address,
                          std::vector<HeldShards> held);
@@ -66,7 +66,7 @@ class WorkerState {
   WorkerActions running(const RestoreTimes& times, std::optional<StepDone> evaluated = {});
   WorkerActions step_done(StepDone done, std::vector<HeldShards> held);
   // Connecting, materializing or a step failed. With kDataDiffers, a broken device, or too little memory
-  // as after job_failed: the others can do without it, and a worker is started in its place.
+  // as after of_no_use: the others can do without it, and a worker is started in its place.
   WorkerActions failed(Error error, std::vector<HeldShards> held);
 
   Hello hello() const;
