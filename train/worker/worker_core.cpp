@@ -21,7 +21,8 @@ WorkerCore::WorkerCore(WorkerOptions options, LaneParts parts, ProgressRecord& r
              },
              [this](const ToWorker& message) { on_message(message); },
              [this](std::string why) { leave(std::move(why)); }, on_note_}),
-      capturer_(options.captures, [this](FromWorker report) { link_.send(std::move(report)); }) {}
+      capturer_(options.captures, [this](FromWorker report) { link_.send(std::move(report)); },
+                [this](Error error) { device_broke(std::move(error)); }) {}
 
 WorkerCore::~WorkerCore() { link_.stop(); }
 
@@ -47,6 +48,12 @@ void WorkerCore::on_message(const ToWorker& message) {
 void WorkerCore::leave(std::string why) {
   MutexLock lock(mutex_);
   apply(state_.leave(std::move(why)));
+  changed_.notify_all();
+}
+
+void WorkerCore::device_broke(Error error) {
+  MutexLock lock(mutex_);
+  apply(state_.of_no_use(std::move(error)));
   changed_.notify_all();
 }
 

@@ -136,6 +136,27 @@ class HalfStepTrainer : public Trainer {
   const std::vector<uint32_t> owned_{0};
 };
 
+// One whose device breaks under a capture.
+class UnreadableTrainer final : public HalfStepTrainer {
+ public:
+  std::unique_ptr<Protection> protect_version(Version version, int64_t) override {
+    return std::make_unique<Unreadable>(version);
+  }
+
+ private:
+  class Unreadable final : public Protection {
+   public:
+    explicit Unreadable(Version version) : version_(version) {}
+    StateVersion state() const override { return {version_, kOne}; }
+    Status read_shard(uint32_t, std::span<std::byte>, const PieceFn&) override {
+      return fail(ErrorCode::kDeviceFailed, "fell off the bus");
+    }
+
+   private:
+    const Version version_;
+  };
+};
+
 // One whose device breaks: before it is asked for anything, or while it makes room for a view.
 class BrokenTrainer final : public HalfStepTrainer {
  public:
@@ -251,6 +272,25 @@ TEST_F(WorkerCores, ADeviceThatBreaksInARestorationIsNoLackOfMemory) {
   daemon_->expect<Quiesced>();
   EXPECT_TRUE(daemon_->say(restore_of_one_lane()));
   expect_that_it_left_for_its_device();
+}
+
+TEST_F(WorkerCores, ADeviceThatBreaksUnderACaptureEndsTheWorker) {
+  begin(parts_of([] { return std::make_unique<UnreadableTrainer>(); }));
+  daemon_->expect<Quiesced>();
+  EXPECT_TRUE(daemon_->say(restore_of_one_lane()));
+  const auto restored = daemon_->expect<Restored>();
+  const auto block = arena_->allocate(4096, NodeId("node-0"), kOne);
+  ASSERT_TRUE(block);
+  EXPECT_TRUE(daemon_->say(Capture{kOne, Version(0), {{0, block->index.value}}}));
+  EXPECT_TRUE(daemon_->say(Go{kOne, {restored.comm_address}}));
+  std::optional<Fatal> fatal;
+  while (const auto message = daemon_->hear())
+    if (const auto* said = std::get_if<Fatal>(&*message)) fatal = *said;
+  ASSERT_TRUE(fatal) << "it left without a word";
+  EXPECT_EQ(fatal->error.code, ErrorCode::kDeviceFailed) << fatal->error.to_string();
+  EXPECT_EQ(fatal->epoch, Epoch{});
+  EXPECT_NE(ended_.get().find("fell off the bus"), std::string::npos);
+  EXPECT_FALSE(arena_->info(block->index)->header) << "nothing was published";
 }
 
 TEST_F(WorkerCores, AStepThatIsFinishedIsToldAlthoughWhatCameAfterItFailed) {
