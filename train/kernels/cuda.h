@@ -36,7 +36,11 @@ class Cuda {
   // waits for, a communicator; it is called on the thread that drives the device. {}: nobody is asked.
   void on_finish(std::function<Status()> verdict);
 
-  // Mapped host memory that update kernels read: not zero, and they change nothing any more.
+  // Mapped host memory that update kernels read: not zero, and they change nothing any more. Each bit is
+  // set and cleared by one owner alone: kViewEnded by AbortWord (train/step/trainer.h), which clears it
+  // before the next view; kExchangeBroken by the communicator that broke off (train/comm/nccl_payload.h),
+  // which clears it when it is destroyed and nothing of its view is queued any more.
+  static constexpr uint32_t kViewEnded = 1, kExchangeBroken = 2;
   std::atomic<uint32_t>& abort_word();
 
   // From now on the device copies from and to this host memory by itself, until it is destroyed; the
