@@ -86,7 +86,7 @@ constexpr std::array kTable = {
     ErrorRow{ErrorCode::kDeviceMissing, "device_missing",
              "install what is named; HOLDFAST_CUDA_LIBRARIES lists more folders to look in", 3},
     ErrorRow{ErrorCode::kDeviceFailed, "device_failed",
-             "start the worker again; if it comes back, check the accelerator with `nvidia-smi`", 1},
+             "nothing: the worker is started anew; if it comes back, look with `nvidia-smi`", 1},
     ErrorRow{ErrorCode::kDeviceMemory, "device_memory",
              "use smaller micro-batches, more workers or a smaller `tolerate`", 8},
     ErrorRow{ErrorCode::kFileIo, "file_io", "check the path or address named, and its permissions", 1},

@@ -44,9 +44,11 @@ void Coordinator::Machine::on(const WorkerFatal& event) {
   if (!present(event.node, event.session) || !active_) return;
   if (event.error.code == ErrorCode::kCommAborted) return;
   const std::string why = fmt::format("node {}: {}", event.node.value, event.error.to_string());
-  if (view_ && event.epoch == view_->epoch && lane_of(event.node, event.slot))
+  // Memory that does not suffice for the first step: the job is too large, not the worker broken.
+  const bool too_large = event.error.code == ErrorCode::kDeviceMemory && !made_a_step_;
+  if (view_ && (event.epoch == view_->epoch || too_large) && lane_of(event.node, event.slot))
     return finish_job(JobState::kFailed, why);
-  // It has no part in the view: it could not open the job. The others can do without it.
+  // It could not open the job, or leaves for what is its own alone. The others can do without it.
   const WorkerId worker{event.node, event.slot};
   unable_[worker] = why;
   bench(worker, why);

@@ -170,7 +170,8 @@ class Coordinator::Machine {
   bool protected_ = false;  // and it is held by as many nodes as the job asks for
   Version newest_;                            // made, or the base
   uint64_t steps_back_ = 0;                   // finished steps that the open view does again
-  std::optional<train::StepDone> last_step_;
+  std::optional<train::StepDone> last_step_;  // of the view
+  bool made_a_step_ = false;                  // since the job was started
   int64_t last_progress_ms_ = 0;
   int64_t broken_since_ms_ = -1;              // a collective failed
   std::string broken_why_;

@@ -62,6 +62,7 @@ void Coordinator::Machine::start(const JobId& name) {
   newest_ = record.safe.version;
   view_.reset();
   last_step_.reset();
+  made_a_step_ = record.state != JobState::kStarting;  // or it is taken over
   failed_views_.clear();
   benched_until_ms_.clear();
   unreached_.clear();

@@ -105,6 +105,7 @@ void Coordinator::Machine::on(const WorkerStepDone& event) {
   if (last_step_ && step <= last_step_->step) return;
   newest_ = std::max(newest_, Version(step.value + 1));
   last_step_ = event.step;
+  made_a_step_ = true;
   job().steps_done = newest_.value;
   job().train_loss = event.step.loss;
   if (event.step.held_out_loss) job().held_out_loss = event.step.held_out_loss;

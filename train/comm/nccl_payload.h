@@ -7,7 +7,8 @@
 // communicator: the kernels that wait end, and so does every wait for the device. all_to_all and
 // the device's finish() return why from then on: kCommAborted, kCommPeerLost or kCommTimeout. What
 // is queued behind an aborted exchange still runs, on undefined bytes; updates look at the abort
-// word.
+// word, in which the guard sets a bit (Cuda::kExchangeBroken) before it aborts for another reason
+// than the word itself. The bit stays until the payload is destroyed.
 #pragma once
 
 #include <cstdint>

@@ -93,7 +93,8 @@ NcclPayload::Impl::~Impl() {
   }
   changed.notify_all();
   if (guarding.joinable()) guarding.join();
-  static_cast<void>(cudaStreamSynchronize(cuda.impl().stream));  // nobody marks any more
+  static_cast<void>(cudaStreamSynchronize(cuda.impl().stream));  // nobody marks or updates any more
+  cuda.abort_word().fetch_and(~kernels::Cuda::kExchangeBroken);
   if (after != nullptr) static_cast<void>(cudaEventDestroy(after));
 }
 
@@ -145,10 +146,14 @@ Status NcclPayload::Impl::poll_setup(Clock::time_point begin) {
 
 // ---- the guard ----------------------------------------------------------------------------------
 
-// NCCL sets the flag that its kernels look at before it waits for anything.
+// NCCL sets the flag that its kernels look at before it waits for anything. The word comes before it:
+// what is queued behind the exchange works on undefined bytes from then on. Where the view has ended the
+// word is set, and where this lane leaves by itself it queues no update.
 Status NcclPayload::Impl::break_off(ErrorCode code, std::string why) {
   failure = Error{code, std::move(why)};
   exchange = Exchange::kNone;
+  if (code == ErrorCode::kCommPeerLost || code == ErrorCode::kCommTimeout)
+    cuda.abort_word().fetch_or(kernels::Cuda::kExchangeBroken);
   if (comm != nullptr) static_cast<void>(nccl.abort(std::exchange(comm, nullptr)));
   return fail(*failure);
 }

@@ -31,11 +31,16 @@ class Cuda {
   void use();        // makes it the calling thread's current device
   Status check();    // the first error so far; does not wait
   Status finish();   // waits for everything enqueued, then as check()
+  Status probe();    // has the device do something and waits for it, then as check()
   // Asked by every finish() once all is done: its error is finish()'s. For who can end what the device
   // waits for, a communicator; it is called on the thread that drives the device. {}: nobody is asked.
   void on_finish(std::function<Status()> verdict);
 
-  // Mapped host memory that update kernels read: not zero, and they change nothing any more.
+  // Mapped host memory that update kernels read: not zero, and they change nothing any more. Each bit is
+  // set and cleared by one owner alone: kViewEnded by AbortWord (train/step/trainer.h), which clears it
+  // before the next view; kExchangeBroken by the communicator that broke off (train/comm/nccl_payload.h),
+  // which clears it when it is destroyed and nothing of its view is queued any more.
+  static constexpr uint32_t kViewEnded = 1, kExchangeBroken = 2;
   std::atomic<uint32_t>& abort_word();
 
   // From now on the device copies from and to this host memory by itself, until it is destroyed; the

@@ -158,6 +158,13 @@ Status Cuda::finish() {
   return impl_->verdict ? impl_->verdict() : Status{};
 }
 
+Status Cuda::probe() {
+  zero_bytes(*this, impl_->product_workspace.data(), 1);  // in order with the products
+  const cudaError_t error = cudaStreamSynchronize(impl_->stream);
+  if (error != cudaSuccess) impl_->failed("a probe", cudaGetErrorString(error));
+  return check();
+}
+
 void Cuda::on_finish(std::function<Status()> verdict) { impl_->verdict = std::move(verdict); }
 
 std::atomic<uint32_t>& Cuda::abort_word() { return *impl_->abort_word; }

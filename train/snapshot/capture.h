@@ -26,7 +26,8 @@ struct CaptureTarget {
 
 // Copies every shard, gives the protection back, then publishes: all headers or, when anything fails
 // before the first, none. `granted_in`: the epoch of the blocks. kTimeout: the trainer took the buffer
-// back; kCommAborted: cancelled; kBlockInvalid, kBlockMissing: the block is not ours to write.
+// back; kDeviceFailed; kCommAborted: cancelled; kBlockInvalid, kBlockMissing: the block is not ours to
+// write.
 Result<StateVersion> capture_into(std::unique_ptr<Trainer::Protection> protection,
                                   const CaptureTarget& target, Epoch granted_in,
                                   std::span<const ShardBlock> blocks,

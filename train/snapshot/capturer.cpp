@@ -15,8 +15,11 @@ FromWorker missed(const Capture& order, std::string why) {
 
 }  // namespace
 
-Capturer::Capturer(CaptureLimits limits, ReportFn report)
-    : limits_(limits), report_(std::move(report)), thread_([this] { work(); }) {}
+Capturer::Capturer(CaptureLimits limits, ReportFn report, BrokenFn broken)
+    : limits_(limits),
+      report_(std::move(report)),
+      broken_(std::move(broken)),
+      thread_([this] { work(); }) {}
 
 Capturer::~Capturer() {
   {
@@ -137,6 +140,7 @@ FromWorker Capturer::carry_out(const Capture& order) {
     return missed(order, fmt::format("no buffer holds version {} any more", order.version.value));
   const auto state =
       capture_into(std::move(protection), *target, order.epoch, order.blocks, cancelled_);
+  if (!state && state.error().code == ErrorCode::kDeviceFailed) broken_(state.error());
   if (!state) return missed(order, state.error().message);
   const std::chrono::duration<double> seconds = Clock::now() - begin;
   return Captured{order.epoch, *state, order.blocks, seconds.count()};

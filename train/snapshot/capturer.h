@@ -29,9 +29,12 @@ class Capturer {
  public:
   // Called on the capture thread (Captured, CaptureMissed), or on the caller's for an order refused.
   using ReportFn = std::function<void(FromWorker)>;
+  // Called on the capture thread with the device's error (kDeviceFailed), which made a capture fail; the
+  // capture is reported missed, too.
+  using BrokenFn = std::function<void(Error)>;
   using ProtectFn = std::function<std::unique_ptr<Trainer::Protection>(Version, int64_t max_wait_ms)>;
 
-  Capturer(CaptureLimits limits, ReportFn report);
+  Capturer(CaptureLimits limits, ReportFn report, BrokenFn broken);
   ~Capturer();
   Capturer(const Capturer&) = delete;
   Capturer& operator=(const Capturer&) = delete;
@@ -63,6 +66,7 @@ class Capturer {
 
   const CaptureLimits limits_;
   const ReportFn report_;
+  const BrokenFn broken_;
   Mutex mutex_;
   CondVar changed_;
   std::optional<CaptureTarget> target_ GUARDED_BY(mutex_);

@@ -41,6 +41,12 @@ class LaneTrainer final : public Trainer {
   Status reserve();
 
   std::vector<HeldShards> held() const override { return store_.held(); }
+  Status check_device() override {
+    if constexpr (B::kHostMemory)
+      return {};
+    else
+      return device_->probe();
+  }
   Status open_view(const TrainerView& view) override;
   Status load_shard(uint32_t shard, std::span<const std::byte> payload) override;
   Status init_shard(uint32_t shard) override;
@@ -65,15 +71,13 @@ class LaneTrainer final : public Trainer {
     PayloadExchange& payload;  // in it
   };
   // After an error the device is idle, whatever it waited for. That it is broken matters more than what
-  // was noticed first.
+  // was noticed first; that an exchange was given up does not, it is our own doing.
   template <class Outcome>
   Outcome settled(Outcome outcome) {
     if (outcome) return outcome;
     payload_.abandon();
-    // Of exchanges that were given up just now it tells, too: that is no news.
-    if (const Status idle = device_->finish();
-        !idle && idle.error().code == ErrorCode::kDeviceFailed)
-      return fail(idle.error());
+    const Status idle = device_->finish();
+    if (!idle && idle.error().code == ErrorCode::kDeviceFailed) return fail(idle.error());
     return outcome;
   }
   Status begin_view(ViewCommunicator& comm);

@@ -32,18 +32,27 @@ class AbortWord {
   void set() { store(true); }
   void clear() { store(false); }
   bool is_set() const { return word_.load(std::memory_order_acquire); }
-  // A second word, that an accelerator reads: follows this one from now on; nullptr ends that.
+  // A second word, that an accelerator reads: its bit kBit follows this one from now on; nullptr ends
+  // that.
+  static constexpr uint32_t kBit = 1;
   void mirror(std::atomic<uint32_t>* word) EXCLUDES(mutex_) {
     const MutexLock lock(mutex_);
     mirror_ = word;
-    if (mirror_ != nullptr) mirror_->store(is_set() ? 1 : 0);
+    copy();
   }
 
  private:
   void store(bool set) EXCLUDES(mutex_) {
     word_.store(set, std::memory_order_release);
     const MutexLock lock(mutex_);
-    if (mirror_ != nullptr) mirror_->store(set ? 1 : 0);
+    copy();
+  }
+  void copy() REQUIRES(mutex_) {
+    if (mirror_ == nullptr) return;
+    if (is_set())
+      mirror_->fetch_or(kBit);
+    else
+      mirror_->fetch_and(~kBit);
   }
   std::atomic<bool> word_{false};
   Mutex mutex_;
@@ -83,6 +92,8 @@ class Trainer {
 
   // What both buffers hold, newest first. Only complete versions are listed.
   virtual std::vector<HeldShards> held() const = 0;
+  // kDeviceFailed: nothing of what held() lists can be read any more. Between steps.
+  virtual Status check_device() { return {}; }
 
   // Opens a view: makes room for the shards that this lane owns in it, keeps what it holds of them at
   // the base, drops everything else. Gradient accumulators are zeroed. kPlanImpossible: members that are

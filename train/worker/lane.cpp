@@ -90,6 +90,14 @@ void Lane::close_view() {
 // ---- restore ------------------------------------------------------------------------------------
 
 Lane::Restoration Lane::restore(const Restore& restore) {
+  Restoration done = try_restore(restore);
+  // A broken device shows in whatever fails first, perhaps as a lack of memory.
+  if (done.error)
+    if (Status usable = check_device(); !usable) done.error = std::move(usable).error();
+  return done;
+}
+
+Lane::Restoration Lane::try_restore(const Restore& restore) {
   Restoration done;
   if (!job_) {
     done.error = Error{ErrorCode::kJobState, "no job is open, nothing can be restored"};

@@ -41,6 +41,7 @@ class Lane {
   Status open_job(const Welcome& welcome);
   uint64_t steps() const { return job_->config.steps; }
   std::vector<HeldShards> held() const;
+  Status check_device() { return trainer_ ? trainer_->check_device() : Status{}; }
   // Closes the communicator.
   void close_view() EXCLUDES(mutex_);
   // The view may begin; what abort() did is over.
@@ -80,6 +81,7 @@ class Lane {
     uint64_t hash = 0;
   };
 
+  Restoration try_restore(const Restore& restore);
   Status open_view(const Restore& restore);
   void repeat_abort() EXCLUDES(mutex_);
   void abort_locked() REQUIRES(mutex_);

@@ -161,7 +161,8 @@ struct CommBroken {
 BOOST_DESCRIBE_STRUCT(CommBroken, (), (epoch, step, error))
 
 // The worker cannot go on (loss not finite, gradient overflow): the job fails. With epoch zero it is of
-// no use on its node (its job cannot be opened, its data differs): the others go on, it leaves.
+// no use on its node (its job cannot be opened, its data differs, its accelerator failed or has too
+// little memory): the others go on, it leaves.
 struct Fatal {
   Epoch epoch;
   Error error;

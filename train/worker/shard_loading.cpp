@@ -156,7 +156,7 @@ Loading load_shards(const Restore& restore, const LoadingTarget& target) {
   // in the buffers need not be loaded again.
   const Pulse::Waiting waiting(target.pulse);
   const Status copied = target.trainer.finish_loading();
-  if (done.status) done.status = copied;
+  if (!copied) done.status = copied;  // a broken device matters more than what it led to
   return done;
 }
 

@@ -21,7 +21,8 @@ WorkerCore::WorkerCore(WorkerOptions options, LaneParts parts, ProgressRecord& r
              },
              [this](const ToWorker& message) { on_message(message); },
              [this](std::string why) { leave(std::move(why)); }, on_note_}),
-      capturer_(options.captures, [this](FromWorker report) { link_.send(std::move(report)); }) {}
+      capturer_(options.captures, [this](FromWorker report) { link_.send(std::move(report)); },
+                [this](Error error) { device_broke(std::move(error)); }) {}
 
 WorkerCore::~WorkerCore() { link_.stop(); }
 
@@ -47,6 +48,12 @@ void WorkerCore::on_message(const ToWorker& message) {
 void WorkerCore::leave(std::string why) {
   MutexLock lock(mutex_);
   apply(state_.leave(std::move(why)));
+  changed_.notify_all();
+}
+
+void WorkerCore::device_broke(Error error) {
+  MutexLock lock(mutex_);
+  apply(state_.of_no_use(std::move(error)));
   changed_.notify_all();
 }
 
@@ -78,15 +85,17 @@ WorkerTask WorkerCore::next_task() {
 void WorkerCore::carry_out(const OpenJob& task) {
   auto opened = lane_.open_job(task.welcome);
   MutexLock lock(mutex_);
-  apply(opened ? state_.job_opened(lane_.steps()) : state_.job_failed(std::move(opened).error()));
+  apply(opened ? state_.job_opened(lane_.steps()) : state_.of_no_use(std::move(opened).error()));
 }
 
 void WorkerCore::carry_out(const BecomeIdle& task) {
   fault_point("worker.quiesce");
   lane_.close_view();
+  Status usable;
   {
     const Pulse::Waiting waiting(lane_.pulse());
     capturer_.cancel_and_wait();
+    usable = lane_.check_device();
   }
   auto held = lane_.held();
   MutexLock lock(mutex_);
@@ -95,7 +104,8 @@ void WorkerCore::carry_out(const BecomeIdle& task) {
         "epoch {}: idle after {} ms", to_string(task.epoch),
         std::chrono::round<std::chrono::milliseconds>(std::chrono::steady_clock::now() - *since)
             .count()));
-  apply(state_.idle(task.epoch, std::move(held)));
+  apply(usable ? state_.idle(task.epoch, std::move(held))
+               : state_.of_no_use(std::move(usable).error()));
   if (!state_.ending()) lane_.clear_abort();
 }
 

@@ -48,16 +48,17 @@ class WorkerCore {
   void carry_out(const Leave&) {}  // run() returns
 
   void on_message(const ToWorker& message) EXCLUDES(mutex_);
+  void device_broke(Error error) EXCLUDES(mutex_);  // found by the capture thread
   void apply(const WorkerActions& actions) REQUIRES(mutex_);
 
   const NoteFn on_note_;
   Mutex mutex_;
   CondVar changed_;
   WorkerState state_ GUARDED_BY(mutex_);
+  std::optional<std::chrono::steady_clock::time_point> aborted_ GUARDED_BY(mutex_);
   Lane lane_;
   DaemonLink link_;
   Capturer capturer_;
-  std::optional<std::chrono::steady_clock::time_point> aborted_ GUARDED_BY(mutex_);
 };
 
 }  // namespace holdfast::train

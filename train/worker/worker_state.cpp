@@ -156,7 +156,7 @@ WorkerActions WorkerState::job_opened(uint64_t steps) {
   return {};
 }
 
-WorkerActions WorkerState::job_failed(Error error) {
+WorkerActions WorkerState::of_no_use(Error error) {
   if (leave_) return {};
   return give_up(std::move(error));
 }
@@ -208,7 +208,6 @@ WorkerActions WorkerState::running(const RestoreTimes& times, std::optional<Step
 WorkerActions WorkerState::step_done(StepDone done, std::vector<HeldShards> held) {
   held_ = std::move(held);
   begun_ = false;
-  made_a_step_ = true;
   step_ = step_.next();
   // Said even when a Quiesce has come: the version exists, so its row must come before Quiesced.
   return say(std::move(done));
@@ -221,10 +220,8 @@ WorkerActions WorkerState::failed(Error error, std::vector<HeldShards> held) {
   // Also when the view ends: what its buffers hold cannot be read any more.
   if (spoils_worker(error.code)) return give_up(std::move(error));
   if (quiesce_) return {};  // aborted on purpose
-  // Memory that sufficed for a step and does not now was taken by others, or is too little for a step
-  // unlike those before: then the next process finds that out with its first one.
-  if (error.code == ErrorCode::kDataDiffers ||
-      (error.code == ErrorCode::kDeviceMemory && made_a_step_))
+  // The others may have more memory; that nobody has enough for a first step the coordinator sees.
+  if (error.code == ErrorCode::kDataDiffers || error.code == ErrorCode::kDeviceMemory)
     return give_up(std::move(error));
   WorkerActions actions;
   actions.abort = true;  // peers notice at once instead of waiting for their deadlines

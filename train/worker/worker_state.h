@@ -55,9 +55,9 @@ class WorkerState {
 
   // Outcomes, from the main thread. A failure of what a newer Quiesce aborted is not reported.
   WorkerActions job_opened(uint64_t steps);
-  // The worker is of no use on this node: Fatal of no epoch, then it leaves. No Quiesce is answered any
-  // more.
-  WorkerActions job_failed(Error error);
+  // The worker cannot open its job, or its device is broken: Fatal of no epoch, then it leaves. No
+  // Quiesce is answered any more.
+  WorkerActions of_no_use(Error error);
   WorkerActions idle(Epoch epoch, std::vector<HeldShards> held);
   WorkerActions restored(const Restore& restore, std::string comm_address,
                          std::vector<HeldShards> held);
@@ -65,8 +65,8 @@ class WorkerState {
   // evaluated: the last step's row, whose evaluation was made up for.
   WorkerActions running(const RestoreTimes& times, std::optional<StepDone> evaluated = {});
   WorkerActions step_done(StepDone done, std::vector<HeldShards> held);
-  // Connecting, materializing or a step failed. With kDataDiffers, a broken device, or memory that others
-  // have taken as after job_failed: the others can do without it, and a worker is started in its place.
+  // Connecting, materializing or a step failed. With kDataDiffers, a broken device, or too little memory
+  // as after of_no_use: the others can do without it, and a worker is started in its place.
   WorkerActions failed(Error error, std::vector<HeldShards> held);
 
   Hello hello() const;
@@ -95,7 +95,6 @@ class WorkerState {
   WorkerPhase phase_ = WorkerPhase::kIdle;
   Step step_;            // begun or next
   bool begun_ = false;   // between RunStep and its outcome
-  bool made_a_step_ = false;  // this process, at all
   bool prepared_ = false;  // Restored was said, Go may come
   std::optional<Step> stop_at_;
   std::vector<HeldShards> held_;

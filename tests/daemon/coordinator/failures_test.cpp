@@ -123,6 +123,51 @@ TEST_F(Failures, AJobThatNobodyCanOpenFails) {
   EXPECT_NE(stored_.detail.find("no such file"), std::string::npos) << stored_.detail;
 }
 
+// A worker of the view says so, its process ends, and another is there in no time.
+class DeviceFailures : public Failures {
+ protected:
+  void leaves(uint32_t n, ErrorCode code) {
+    fatal(n, Epoch{}, code);
+    feed(WorkerChanged{node(n), sessions_[n], {0, false, {}, {}, {}, {}}, "it left"});
+    feed(WorkerChanged{node(n), sessions_[n], report(train::WorkerPhase::kIdle), "it came"});
+  }
+};
+
+TEST_F(DeviceFailures, AMemberWhoseDeviceFailsIsLeftOutAndTheJobGoesOn) {
+  begin(small_job(2));  // even before its first step
+  leaves(1, ErrorCode::kDeviceFailed);
+  quiesced_by({0, 1});
+  restored_by_all();
+  EXPECT_EQ(members(), std::vector<uint32_t>{0});
+  EXPECT_EQ(coordinator_->phase(), Phase::kRunning);
+  EXPECT_EQ(noted("kept_out"), 1U);
+}
+
+TEST_F(DeviceFailures, AFirstStepThatTheMemoryDoesNotSufficeForFailsTheJob) {
+  begin(small_job(2));
+  fatal(1, Epoch{}, ErrorCode::kDeviceMemory);
+  ASSERT_EQ(noted("job_failed"), 1U);
+  EXPECT_EQ(stored_.state, JobState::kFailed);
+  EXPECT_NE(stored_.detail.find("HF-852"), std::string::npos) << stored_.detail;
+}
+
+TEST_F(DeviceFailures, OnceAStepWasDoneTheOthersGoOnWithTheirMemory) {
+  begin(small_job(2));
+  step_done_by_all(0);
+  state_ = {Version(1), coordinator_->epoch()};
+  leaves(1, ErrorCode::kDeviceMemory);
+  quiesced_by({0, 1});
+  restored_by_all();
+  EXPECT_EQ(members(), std::vector<uint32_t>{0});
+  leaves(0, ErrorCode::kDeviceMemory);
+  quiesced_by({0, 1});
+  EXPECT_EQ(coordinator_->phase(), Phase::kGathering) << "it waits for somebody with memory";
+  pass(31'000);
+  restored_by_all();
+  EXPECT_EQ(coordinator_->phase(), Phase::kRunning);
+  EXPECT_EQ(noted("job_failed"), 0U);
+}
+
 TEST_F(Failures, AJobStartsWithoutTheNodeThatCannotOpenIt) {
   connect(0);
   connect(1);

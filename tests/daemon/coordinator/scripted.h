@@ -86,8 +86,8 @@ class Scripted : public testing::Test {
     feed(WorkerCommBroken{node(n), sessions_[n], 0, coordinator_->epoch(), Step(0),
                           {ErrorCode::kCommSetup, "no connection"}});
   }
-  void fatal(uint32_t n, Epoch epoch) {
-    feed(WorkerFatal{node(n), sessions_[n], 0, epoch, {ErrorCode::kDataMissing, "no such file"}});
+  void fatal(uint32_t n, Epoch epoch, ErrorCode code = ErrorCode::kDataMissing) {
+    feed(WorkerFatal{node(n), sessions_[n], 0, epoch, {code, "no such file"}});
   }
   void replicated(uint32_t n, const CommandCapture& c) {
     const View& view = *coordinator_->view();

@@ -188,7 +188,9 @@ TEST_F(TwoDevices, ALaneThatGoesAwayIsNoticedInTime) {
     const Status again = exchange_round(rank, *payload, kNotEmpty, 900, right);
     ASSERT_FALSE(again);
     EXPECT_EQ(again.error().code, status.error().code) << "it stays broken";
+    EXPECT_EQ(rank.cuda.abort_word().load(), Cuda::kExchangeBroken);
     payload.reset();
+    EXPECT_EQ(rank.cuda.abort_word().load(), 0U) << "the next view may update";
     EXPECT_TRUE(rank.cuda.finish()) << "the device itself is well";
     meet(rank.comm);
   });
@@ -234,67 +236,78 @@ TEST_F(TwoDevices, AnAbortEndsTheFirstExchangeToo) {
 }
 
 // The reduction waits for the other lane, its sum and the update that uses it are enqueued behind
-// it; then the view ends.
-TEST_F(TwoDevices, AnAbortInTheMiddleOfAReduceLeavesTheNextVersionUntouched) {
+// it; then the exchange is broken off: by the view's end, or because the other lane does not come.
+void break_off_a_reduce(const Rank& rank, bool by_abort) {
   constexpr size_t kElements = 300'000;
-  on_ranks(ordinals_, [](const Rank& rank) {
-    std::atomic<bool> armed = false;
-    NcclOptions options;
-    options.on_wait = [&] {
-      if (armed.exchange(false)) rank.cuda.abort_word() = 1;
-    };
-    auto payload = connected(rank, options);
-    const auto filled = [&](int byte) {
-      return on_device(rank.cuda,
-                       std::vector<std::byte>(kElements * sizeof(float), std::byte(byte)));
-    };
-    const auto floats = [](DeviceBuffer<std::byte>& at) {
-      return reinterpret_cast<float*>(at.data());
-    };
-    auto now = filled(0), part = filled(0), received = filled(0), sum = filled(0),
-         next = filled(0x3f), next_m = filled(0x3f), next_v = filled(0x3f);
-    std::vector<size_t> counts(2, 0);
-    counts[1 - rank.number] = part.size();
-    const kernels::AdamwConstants constants{.beta1 = 0.9F,
-                                            .beta2 = 0.95F,
-                                            .epsilon = 1e-8F,
-                                            .rate = 1e-3F,
-                                            .gradient_scale = 1,
-                                            .m_correction = 1,
-                                            .v_correction = 1};
-    const kernels::AdamwRange<Bf16> range{kElements,
-                                          0.1F,
-                                          {floats(now), floats(now), floats(now), floats(sum),
-                                           floats(next), floats(next_m), floats(next_v), nullptr}};
-    const auto reduce_and_update = [&]() -> Status {
-      RETURN_IF_ERROR(payload->all_to_all(part.data(), counts, received.data(), counts));
-      add(rank.cuda, floats(received), kElements, floats(sum));
-      adamw(rank.cuda, constants, {&range, 1});
-      return {};
-    };
-    const auto is_still = [&](DeviceBuffer<std::byte>& at, int byte) {
-      PinnedBuffer<std::byte> host(at.size());
-      download(rank.cuda, at.data(), at.size(), host.data());
-      EXPECT_TRUE(rank.cuda.finish());
-      return std::all_of(host.data(), host.data() + host.size(),
-                         [&](std::byte b) { return b == std::byte(byte); });
-    };
-    ASSERT_TRUE(reduce_and_update());
-    ASSERT_TRUE(is_still(next, 0)) << "an update of zeros, where nothing is aborted";
-    next = filled(0x3f), next_m = filled(0x3f), next_v = filled(0x3f);
-    meet(rank.comm);
-    if (rank.number == 0) {
-      const Status enqueued = reduce_and_update();
-      ASSERT_TRUE(enqueued) << enqueued.error().to_string();
-      armed = true;
-      const Status finished = rank.cuda.finish();
-      ASSERT_FALSE(finished);
-      EXPECT_EQ(finished.error().code, ErrorCode::kCommAborted) << finished.error().to_string();
-      payload.reset();
-      EXPECT_TRUE(is_still(next, 0x3f) && is_still(next_m, 0x3f) && is_still(next_v, 0x3f));
-    }
-    meet(rank.comm);
-  });
+  std::atomic<bool> armed = false;
+  NcclOptions options;
+  if (!by_abort) options.collective_ms = 1'500;
+  options.on_wait = [&] {
+    if (by_abort && armed.exchange(false)) rank.cuda.abort_word() = Cuda::kViewEnded;
+  };
+  auto payload = connected(rank, options);
+  const auto filled = [&](int byte) {
+    return on_device(rank.cuda,
+                     std::vector<std::byte>(kElements * sizeof(float), std::byte(byte)));
+  };
+  const auto floats = [](DeviceBuffer<std::byte>& at) {
+    return reinterpret_cast<float*>(at.data());
+  };
+  auto now = filled(0), part = filled(0), received = filled(0), sum = filled(0),
+       next = filled(0x3f), next_m = filled(0x3f), next_v = filled(0x3f);
+  std::vector<size_t> counts(2, 0);
+  counts[1 - rank.number] = part.size();
+  const kernels::AdamwConstants constants{.beta1 = 0.9F,
+                                          .beta2 = 0.95F,
+                                          .epsilon = 1e-8F,
+                                          .rate = 1e-3F,
+                                          .gradient_scale = 1,
+                                          .m_correction = 1,
+                                          .v_correction = 1};
+  const kernels::AdamwRange<Bf16> range{kElements,
+                                        0.1F,
+                                        {floats(now), floats(now), floats(now), floats(sum),
+                                         floats(next), floats(next_m), floats(next_v), nullptr}};
+  const auto reduce_and_update = [&]() -> Status {
+    RETURN_IF_ERROR(payload->all_to_all(part.data(), counts, received.data(), counts));
+    add(rank.cuda, floats(received), kElements, floats(sum));
+    adamw(rank.cuda, constants, {&range, 1});
+    return {};
+  };
+  const auto is_still = [&](DeviceBuffer<std::byte>& at, int byte) {
+    PinnedBuffer<std::byte> host(at.size());
+    download(rank.cuda, at.data(), at.size(), host.data());
+    EXPECT_TRUE(rank.cuda.finish());
+    return std::all_of(host.data(), host.data() + host.size(),
+                       [&](std::byte b) { return b == std::byte(byte); });
+  };
+  ASSERT_TRUE(reduce_and_update());
+  ASSERT_TRUE(is_still(next, 0)) << "an update of zeros, where nothing is aborted";
+  const std::vector<std::byte> mark(next.size(), std::byte(0x3f));
+  for (DeviceBuffer<std::byte>* at : {&next, &next_m, &next_v})  // where the update writes
+    kernels::upload_now(rank.cuda, mark.data(), mark.size(), at->data());
+  meet(rank.comm);
+  if (rank.number == 0) {
+    const Status enqueued = reduce_and_update();
+    ASSERT_TRUE(enqueued) << enqueued.error().to_string();
+    armed = true;
+    const Status finished = rank.cuda.finish();
+    ASSERT_FALSE(finished);
+    EXPECT_EQ(finished.error().code,
+              by_abort ? ErrorCode::kCommAborted : ErrorCode::kCommTimeout)
+        << finished.error().to_string();
+    payload.reset();
+    EXPECT_TRUE(is_still(next, 0x3f) && is_still(next_m, 0x3f) && is_still(next_v, 0x3f));
+  }
+  meet(rank.comm);
+}
+
+TEST_F(TwoDevices, AnAbortInTheMiddleOfAReduceLeavesTheNextVersionUntouched) {
+  on_ranks(ordinals_, [](const Rank& rank) { break_off_a_reduce(rank, true); });
+}
+
+TEST_F(TwoDevices, ATimeoutInTheMiddleOfAReduceLeavesTheNextVersionUntouched) {
+  on_ranks(ordinals_, [](const Rank& rank) { break_off_a_reduce(rank, false); });
 }
 
 }  // namespace

@@ -73,5 +73,24 @@ TEST_F(RoomsCuda, TablesAreThoseOfTheCpu) {
   }
 }
 
+// As behind an exchange that was broken off: no count is more than its room, and they are the CPU's.
+TEST_F(RoomsCuda, HoldNoMoreThanTheirSizeWhateverTheHeadsSay) {
+  for (uint64_t seed = 0; seed < 60; ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    const RandomGroup group = random_group(seed, true);
+    std::vector<SendingLane> lanes;
+    for (uint32_t lane = 0; lane < group.choices.size(); ++lane) {
+      lanes.push_back(send_rooms(group, lane));
+      for (Row& row : lanes.back().sent) row = {0xffffffff - lane, 0xfffffffe};
+    }
+    for (uint32_t host = 0; host < lanes.size(); ++host) {
+      const Arrival arrival = receive_rooms(lanes, host);
+      ASSERT_LE(arrival.begin_HC1.back(), arrival.received.size());
+      check_arrival(lanes[host], arrival);
+    }
+    if (HasFailure()) return;
+  }
+}
+
 }  // namespace
 }  // namespace holdfast::train

@@ -8,7 +8,6 @@
 #include <thread>
 
 #include "base/checksum.h"
-#include "train/tensor/buffer.h"
 
 namespace holdfast::train {
 namespace {
@@ -142,16 +141,6 @@ TEST_F(ShardStores, AnUpdateTellsHowLongACaptureHeldItUp) {
   ASSERT_FALSE(read);
   EXPECT_EQ(read.error().code, ErrorCode::kTimeout);
   EXPECT_NE(read.error().message.find("took the buffer"), std::string::npos);
-}
-
-TEST(Buffers, OneThatCannotGrowStaysAsItIs) {
-  Buffer<float> buffer(8);
-  buffer.zero();
-  EXPECT_THROW(buffer.resize(size_t{1} << 58), std::bad_alloc);
-  EXPECT_EQ(buffer.size(), 8u);
-  buffer.resize(1000);  // does not fit into what there was: it is asked for
-  buffer.zero();
-  EXPECT_EQ(buffer.size(), 1000u);
 }
 
 }  // namespace

@@ -26,36 +26,41 @@ class Buffers {
     MutexLock lock(mutex_);
     held_.insert(version.value);
   }
-  void on_copy(Copy copy) {
+  // `why`: the error of a copy for which it says false.
+  void on_copy(Copy copy, Error why = {ErrorCode::kTimeout, "the update took the buffer back"}) {
     MutexLock lock(mutex_);
     copy_ = std::move(copy);
+    why_ = std::move(why);
   }
   std::unique_ptr<Protection> protect(Version version) {
     MutexLock lock(mutex_);
     if (!held_.contains(version.value)) return nullptr;
-    return std::make_unique<Guard>(version, copy_);
+    return std::make_unique<Guard>(version, copy_, why_);
   }
 
  private:
   class Guard final : public Protection {
    public:
-    Guard(Version version, Copy copy) : version_(version), copy_(std::move(copy)) {}
+    Guard(Version version, Copy copy, Error why)
+        : version_(version), copy_(std::move(copy)), why_(std::move(why)) {}
     StateVersion state() const override { return {version_, kEpoch}; }
     Status read_shard(uint32_t shard, std::span<std::byte> out, const PieceFn& copied) override {
       std::memset(out.data(), static_cast<int>(version_.value), out.size());
       copied(out.first(out.size() / 3));
       copied(out.subspan(out.size() / 3));
       if (!copy_ || copy_(shard)) return {};
-      return fail(ErrorCode::kTimeout, "the update took the buffer back");
+      return fail(why_);
     }
 
    private:
     const Version version_;
     const Copy copy_;
+    const Error why_;
   };
   Mutex mutex_;
   std::set<uint64_t> held_ GUARDED_BY(mutex_);
   Copy copy_ GUARDED_BY(mutex_);
+  Error why_ GUARDED_BY(mutex_);
 };
 
 // The parameter: threads that copy.
@@ -77,11 +82,17 @@ class Capturers : public ::testing::TestWithParam<uint32_t> {
   }
 
   void begin(CaptureLimits limits) {
-    capturer_.emplace(limits, [this](FromWorker report) {
-      MutexLock lock(mutex_);
-      reports_.push_back(std::move(report));
-      changed_.notify_all();
-    });
+    capturer_.emplace(
+        limits,
+        [this](FromWorker report) {
+          MutexLock lock(mutex_);
+          reports_.push_back(std::move(report));
+          changed_.notify_all();
+        },
+        [this](Error error) {
+          MutexLock lock(mutex_);
+          broken_.push_back(error.code);
+        });
     capturer_->open({*arena_, kJob, 1, [](uint32_t) { return kShardBytes; }, GetParam()},
                     [this](Version version, int64_t) { return buffers_.protect(version); });
   }
@@ -128,6 +139,7 @@ class Capturers : public ::testing::TestWithParam<uint32_t> {
   Mutex mutex_;
   CondVar changed_;
   std::vector<FromWorker> reports_ GUARDED_BY(mutex_);
+  std::vector<ErrorCode> broken_ GUARDED_BY(mutex_);
   std::optional<Capturer> capturer_;
 };
 
@@ -199,6 +211,22 @@ TEST_P(Capturers, ABufferThatIsTakenBackPublishesNothing) {
   EXPECT_NE(missed(0).why.find("took the buffer"), std::string::npos);
   EXPECT_FALSE(is_published(capture, 0));
   EXPECT_FALSE(is_published(capture, 1));
+  MutexLock lock(mutex_);
+  EXPECT_TRUE(broken_.empty()) << "the device is well";
+}
+
+TEST_P(Capturers, ADeviceThatCannotBeReadIsTold) {
+  begin({});
+  buffers_.hold(Version(1));
+  buffers_.on_copy([](uint32_t shard) { return shard == 0; },
+                   {ErrorCode::kDeviceFailed, "an illegal address"});
+  const Capture capture = order(1);
+  capturer_->set_version(Version(1));
+  capturer_->order(capture);
+  EXPECT_NE(missed(0).why.find("an illegal address"), std::string::npos);
+  EXPECT_FALSE(is_published(capture, 0));
+  MutexLock lock(mutex_);
+  EXPECT_EQ(broken_, std::vector<ErrorCode>{ErrorCode::kDeviceFailed});
 }
 
 TEST_P(Capturers, CancelDuringACopyPublishesNothingAndDropsWhatWaits) {

@@ -160,6 +160,21 @@ TEST_F(AbortedUpdate, IsMadeWhereTheDeviceWasOnlySlow) {
   EXPECT_EQ(trainer_->current().version, Version(2));
 }
 
+// What was noticed first may be anything; what held() lists cannot be read any more.
+TEST_F(AbortedUpdate, IsOfNoInterestOnceTheDeviceIsBroken) {
+  step(0);
+  EXPECT_TRUE(trainer_->check_device());
+  cuda_->impl().failed("a kernel", "an illegal address");
+  abort_.set();
+  const auto done = run_counted(1);
+  ASSERT_FALSE(done);
+  EXPECT_EQ(done.error().code, ErrorCode::kDeviceFailed) << done.error().to_string();
+  const Status usable = trainer_->check_device();
+  ASSERT_FALSE(usable);
+  EXPECT_EQ(usable.error().code, ErrorCode::kDeviceFailed);
+  EXPECT_NE(usable.error().message.find("an illegal address"), std::string::npos);
+}
+
 }  // namespace
 
 // A reduction and the update wait in the device's queue when the word is set.

@@ -31,10 +31,13 @@ inline conf::JobConfig cuda_job() {
 // A lane lives on one thread, and so does its device.
 struct CudaLane {
   CudaLane(const conf::JobConfig& job, uint32_t ordinal, uint32_t lane_number, ProgressFn progress)
+      : CudaLane(job, ordinal, lane_number, std::move(progress), made_up_text(job)) {}
+  CudaLane(const conf::JobConfig& job, uint32_t ordinal, uint32_t lane_number, ProgressFn progress,
+           BatchSource text)
       : number(lane_number) {
     auto device = kernels::Cuda::open(ordinal);
     CHECK(device.has_value(), "{}", device.error().to_string());
-    trainer.emplace(std::move(*device), job, made_up_text(job), abort, std::move(progress));
+    trainer.emplace(std::move(*device), job, std::move(text), abort, std::move(progress));
   }
   void begin(const ViewPlan& plan, ViewCommunicator& comm) {
     abort.clear();

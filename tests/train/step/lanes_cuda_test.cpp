@@ -30,6 +30,35 @@ TEST(CudaLanes, OverNcclGiveTheBitsOfThoseOverHostMemory) {
   EXPECT_NE(direct.find("NCCL"), std::string::npos) << direct;
 }
 
+// That its exchanges are given up then is its own doing, and nothing to report.
+TEST(CudaLanes, WhoseStepFailsSayWhy) {
+  if (const std::string why = missing_devices(2); !why.empty()) GTEST_SKIP() << why;
+  const conf::JobConfig job = cuda_job();
+  const ViewPlan plan = plan_view(job, {0, 1});
+  const auto comms = make_in_process_group(2, 60'000);
+  AbortWord* aborts[2] = {};
+  on_threads(2, [&](uint32_t l) {
+    BatchSource text = made_up_text(job);
+    if (l == 1)
+      text.training = [](Step, MicroBatchIndex) -> Result<MicroBatch> {
+        return fail(ErrorCode::kFileIo, "the disk is gone");
+      };
+    CudaLane lane(job, l, l, [](Step, uint32_t, bool) {}, std::move(text));
+    aborts[l] = &lane.abort;
+    lane.begin(plan, *comms[l]);
+    const auto failed = lane.trainer->run_step(*comms[l], Step(0));
+    ASSERT_FALSE(failed);
+    if (l == 1) {
+      EXPECT_EQ(failed.error().code, ErrorCode::kFileIo) << failed.error().to_string();
+      for (AbortWord* abort : aborts) abort->set();  // as daemons end the view for the others
+      for (const auto& comm : comms) comm->abort();
+    } else {
+      EXPECT_EQ(failed.error().code, ErrorCode::kCommAborted) << failed.error().to_string();
+    }
+    comms[l]->abort();
+  });
+}
+
 // Lane 1 stands still after its last exchange of the rounds, so lane 0 comes as far as the
 // reduction, where its device waits for lane 1. The guard of its payload tells so, from a thread of
 // its own; then the view ends for both, as a worker's daemon would end it.

@@ -35,20 +35,22 @@ TEST_F(WorkerStates, ADeviceThatBreaksInARestorationMakesTheWorkerLeave) {
   task<Leave>();
 }
 
-TEST_F(WorkerStates, TooLittleMemoryForAnyStepFailsTheJobAndForOneStepThisWorker) {
+TEST_F(WorkerStates, TooLittleMemoryMakesTheWorkerLeaveUnlessTheViewEnds) {
   open();
   quiesce(kOne);
   run_from(0, kOne);
   task<RunStep>();
+  take(state_.on_message(Quiesce{kTwo}));
   take(state_.failed({ErrorCode::kDeviceMemory, "no room"}, {}));
-  EXPECT_EQ(said<Fatal>().epoch, kOne) << "so it is for the others";
-  quiesce(kTwo);
+  take(state_.idle(task<BecomeIdle>().epoch, {}));
+  EXPECT_EQ(said<Quiesced>().epoch, kTwo) << "the next view may ask for less";
   run_from(0, kTwo);
   task<RunStep>();
-  take(state_.step_done(row(kTwo, Step(0)), {}));
-  task<RunStep>();
+  aborted_ = false;
   take(state_.failed({ErrorCode::kDeviceMemory, "no room"}, {}));
+  EXPECT_EQ(said<Fatal>().error.code, ErrorCode::kDeviceMemory);
   EXPECT_EQ(said<Fatal>().epoch, Epoch{});
+  EXPECT_TRUE(aborted_) << "the others notice at once";
   task<Leave>();
 }
 

@@ -206,6 +206,8 @@ TEST_F(ShardLoadings, AFailureOfTheDeviceIsNoBadBlock) {
   shelf_->fail_at.reset();
   shelf_->at_the_end = fail(ErrorCode::kDeviceFailed, "a copy failed");
   EXPECT_EQ(load().status.error().code, ErrorCode::kDeviceFailed);
+  shelf_->on_load = [](uint32_t) { throw std::bad_alloc(); };
+  EXPECT_EQ(load().status.error().code, ErrorCode::kDeviceFailed) << "whatever it led to before";
 }
 
 TEST_F(ShardLoadings, WhatTheTrainerThrowsIsAnError) {

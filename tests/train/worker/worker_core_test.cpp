@@ -88,7 +88,7 @@ class Daemon {
 };
 
 // A trainer of one shard whose first step fails after its version is made.
-class HalfStepTrainer final : public Trainer {
+class HalfStepTrainer : public Trainer {
  public:
   std::vector<HeldShards> held() const override { return {{current_, {0}}}; }
   Status open_view(const TrainerView& view) override {
@@ -136,8 +136,70 @@ class HalfStepTrainer final : public Trainer {
   const std::vector<uint32_t> owned_{0};
 };
 
+// One whose device breaks under a capture.
+class UnreadableTrainer final : public HalfStepTrainer {
+ public:
+  std::unique_ptr<Protection> protect_version(Version version, int64_t) override {
+    return std::make_unique<Unreadable>(version);
+  }
+
+ private:
+  class Unreadable final : public Protection {
+   public:
+    explicit Unreadable(Version version) : version_(version) {}
+    StateVersion state() const override { return {version_, kOne}; }
+    Status read_shard(uint32_t, std::span<std::byte>, const PieceFn&) override {
+      return fail(ErrorCode::kDeviceFailed, "fell off the bus");
+    }
+
+   private:
+    const Version version_;
+  };
+};
+
+// One whose device breaks: before it is asked for anything, or while it makes room for a view.
+class BrokenTrainer final : public HalfStepTrainer {
+ public:
+  explicit BrokenTrainer(bool from_the_start) : broken_(from_the_start) {}
+  Status check_device() override {
+    return broken_ ? fail(ErrorCode::kDeviceFailed, "fell off the bus") : Status{};
+  }
+  Status open_view(const TrainerView&) override {
+    broken_ = true;
+    return fail(ErrorCode::kDeviceMemory, "no room");  // as allocations say it then
+  }
+
+ private:
+  bool broken_;
+};
+
+LaneParts parts_of(std::function<std::unique_ptr<Trainer>()> make) {
+  return {[make = std::move(make)](const conf::JobConfig&, const TrainerPlace&, AbortWord&,
+                                   ProgressFn) -> Result<std::unique_ptr<Trainer>> {
+            return make();
+          },
+          {}};
+}
+
+Restore restore_of_one_lane() {
+  Restore restore;
+  restore.epoch = kOne;
+  restore.lanes = 1;
+  restore.coordinates = {0};
+  restore.owner_lane = {0};
+  restore.owned = {{0, WorkerSource::kInitial, 0}};
+  return restore;
+}
+
 class WorkerCores : public ::testing::Test {
  protected:
+  void expect_that_it_left_for_its_device() {
+    const auto fatal = daemon_->expect<Fatal>();
+    EXPECT_EQ(fatal.error.code, ErrorCode::kDeviceFailed) << fatal.error.to_string();
+    EXPECT_EQ(fatal.epoch, Epoch{}) << "of this worker, not of the view";
+    EXPECT_FALSE(daemon_->hear()) << "it is gone";
+    EXPECT_NE(ended_.get().find("fell off the bus"), std::string::npos);
+  }
   WorkerCores() {
     std::string name = (std::filesystem::temp_directory_path() / "holdfast-core-XXXXXX").string();
     EXPECT_NE(::mkdtemp(name.data()), nullptr);
@@ -200,18 +262,41 @@ TEST_F(WorkerCores, AWorkerWithoutItsDataSaysFatalAndLeavesWithoutAnyAnswer) {
   EXPECT_NE(ended_.get().find("/data/text.tokens"), std::string::npos);
 }
 
-TEST_F(WorkerCores, AStepThatIsFinishedIsToldAlthoughWhatCameAfterItFailed) {
-  begin({[](const conf::JobConfig&, const TrainerPlace&, AbortWord&, ProgressFn)
-             -> Result<std::unique_ptr<Trainer>> { return std::make_unique<HalfStepTrainer>(); },
-         {}});
+TEST_F(WorkerCores, AWorkerWhoseDeviceIsBrokenOffersNothing) {
+  begin(parts_of([] { return std::make_unique<BrokenTrainer>(true); }));
+  expect_that_it_left_for_its_device();
+}
+
+TEST_F(WorkerCores, ADeviceThatBreaksInARestorationIsNoLackOfMemory) {
+  begin(parts_of([] { return std::make_unique<BrokenTrainer>(false); }));
   daemon_->expect<Quiesced>();
-  Restore restore;
-  restore.epoch = kOne;
-  restore.lanes = 1;
-  restore.coordinates = {0};
-  restore.owner_lane = {0};
-  restore.owned = {{0, WorkerSource::kInitial, 0}};
-  EXPECT_TRUE(daemon_->say(restore));
+  EXPECT_TRUE(daemon_->say(restore_of_one_lane()));
+  expect_that_it_left_for_its_device();
+}
+
+TEST_F(WorkerCores, ADeviceThatBreaksUnderACaptureEndsTheWorker) {
+  begin(parts_of([] { return std::make_unique<UnreadableTrainer>(); }));
+  daemon_->expect<Quiesced>();
+  EXPECT_TRUE(daemon_->say(restore_of_one_lane()));
+  const auto restored = daemon_->expect<Restored>();
+  const auto block = arena_->allocate(4096, NodeId("node-0"), kOne);
+  ASSERT_TRUE(block);
+  EXPECT_TRUE(daemon_->say(Capture{kOne, Version(0), {{0, block->index.value}}}));
+  EXPECT_TRUE(daemon_->say(Go{kOne, {restored.comm_address}}));
+  std::optional<Fatal> fatal;
+  while (const auto message = daemon_->hear())
+    if (const auto* said = std::get_if<Fatal>(&*message)) fatal = *said;
+  ASSERT_TRUE(fatal) << "it left without a word";
+  EXPECT_EQ(fatal->error.code, ErrorCode::kDeviceFailed) << fatal->error.to_string();
+  EXPECT_EQ(fatal->epoch, Epoch{});
+  EXPECT_NE(ended_.get().find("fell off the bus"), std::string::npos);
+  EXPECT_FALSE(arena_->info(block->index)->header) << "nothing was published";
+}
+
+TEST_F(WorkerCores, AStepThatIsFinishedIsToldAlthoughWhatCameAfterItFailed) {
+  begin(parts_of([] { return std::make_unique<HalfStepTrainer>(); }));
+  daemon_->expect<Quiesced>();
+  EXPECT_TRUE(daemon_->say(restore_of_one_lane()));
   const auto restored = daemon_->expect<Restored>();
   // Its capture is named before the version is made, and comes although the step fails.
   const auto block = arena_->allocate(4096, NodeId("node-0"), kOne);

@@ -10,7 +10,7 @@ TEST_F(WorkerStates, AWorkerWithoutItsJobSaysSoAndNeverAnswersQuiesce) {
   take(state_.on_message(welcome()));
   task<OpenJob>();
   take(state_.on_message(Quiesce{kOne}));
-  take(state_.job_failed({ErrorCode::kDataMissing, "no such file"}));
+  take(state_.of_no_use({ErrorCode::kDataMissing, "no such file"}));
   EXPECT_EQ(said<Fatal>().epoch, Epoch{}) << "of no view";
   take(state_.on_message(Quiesce{kOne}));
   take(state_.on_message(Quiesce{kTwo}));
@@ -21,7 +21,7 @@ TEST_F(WorkerStates, AWorkerWithoutItsJobSaysSoAndNeverAnswersQuiesce) {
 TEST_F(WorkerStates, AWorkerWithoutItsJobLeavesBeforeAnyQuiesceToo) {
   take(state_.on_message(welcome()));
   task<OpenJob>();
-  take(state_.job_failed({ErrorCode::kArenaCorrupt, "not an arena"}));
+  take(state_.of_no_use({ErrorCode::kArenaCorrupt, "not an arena"}));
   take(state_.on_message(Quiesce{Epoch{}}));  // its own epoch: said again at once, once
   task<Leave>();
   EXPECT_EQ(said_.size(), 1u);
@@ -32,7 +32,7 @@ TEST_F(WorkerStates, AnEndThatWasWishedForIsNoFailure) {
   take(state_.on_message(welcome()));
   task<OpenJob>();
   take(state_.on_message(Exit{"job stopped"}));
-  take(state_.job_failed({ErrorCode::kDataMissing, "no such file"}));
+  take(state_.of_no_use({ErrorCode::kDataMissing, "no such file"}));
   EXPECT_EQ(task<Leave>().why, "job stopped");
   EXPECT_TRUE(said_.empty());
 }
@@ -238,7 +238,7 @@ class Walk {
   }
   void finish(const OpenJob&) {
     if (dice(10) == 0)
-      take(state_.job_failed({ErrorCode::kDataMissing, "no such file"}));
+      take(state_.of_no_use({ErrorCode::kDataMissing, "no such file"}));
     else
       take(state_.job_opened(kSteps));
   }
