@@ -35,6 +35,7 @@ struct CoordinatorOptions {
   int64_t capture_timeout_ms = 60'000;  // a capture not replicated by then is abandoned
   int64_t bench_ms = 30'000;            // a worker that keeps failing views stays out this long
   uint32_t view_failures_before_bench = 3;
+  double fetch_bytes_per_second = 1e9;  // taken for what a node brings from others in a restore
 
   // For the random walk only: each takes one safeguard out, and the walk must notice.
   bool test_ignore_made = false;      // versions are told apart by their number alone

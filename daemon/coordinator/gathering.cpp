@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "base/check.h"
+#include "daemon/coordinator/base.h"
 #include "daemon/coordinator/machine.h"
 #include "storage/replica/capacity.h"
 
@@ -113,6 +114,7 @@ DecideInput Coordinator::Machine::decide_input(std::vector<WorkerId> workers) co
   input.safe = job().safe;
   input.workers = std::move(workers);
   input.step_seconds = last_step_ ? last_step_->seconds : 0;
+  input.fetch_bytes_per_second = options_.fetch_bytes_per_second;
   input.unreached = unreached_;
   input.test_ignore_stage = options_.test_ignore_stage;
   for (const View& v : job().history) input.history.push_back({v.epoch, v.base});
