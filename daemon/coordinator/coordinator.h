@@ -40,6 +40,7 @@ struct CoordinatorOptions {
   bool test_ignore_made = false;      // versions are told apart by their number alone
   bool test_skip_protection = false;  // a view's base counts as safe before it is replicated
   bool test_ignore_stage = false;     // any lane may own any shard
+  bool test_ignore_epoch = false;     // what was sent in an older epoch counts
 };
 
 using Event =

@@ -97,6 +97,12 @@ TEST(Walk, FindsTheFaultWithoutTheProtectedGate) {
   EXPECT_THAT(how, testing::HasSubstr("no-loss"));
 }
 
+TEST(Walk, FindsTheFaultWithoutFencing) {
+  std::string how;
+  EXPECT_GT(walks_until_broken([](auto& o) { o.coordinator.test_ignore_epoch = true; }, how), 0U);
+  EXPECT_THAT(how, testing::HasSubstr("fencing"));
+}
+
 TEST(Walk, FindsAnOwnerOutsideOfTheShardsStage) {
   std::string how;
   EXPECT_GT(walks_until_broken([](auto& o) { o.coordinator.test_ignore_stage = true; }, how), 0U);
