@@ -45,10 +45,36 @@ struct Everybody {
   CondVar changed;
   std::vector<std::optional<bool>> ended GUARDED_BY(mutex);  // true: aborted, false: destroyed
   // By the ranks of a group and how many of these ranks were made before it.
-  std::map<std::pair<std::vector<uint32_t>, uint64_t>, std::shared_ptr<Place>> places
-      GUARDED_BY(mutex);
+  std::map<std::pair<std::vector<uint32_t>, uint64_t>, Place> places GUARDED_BY(mutex);
   std::map<std::pair<uint32_t, uint32_t>, std::deque<std::vector<std::byte>>> handed_over
       GUARDED_BY(mutex);  // by sender and receiver
+
+  void end(uint32_t rank, bool aborted) REQUIRES(mutex) {
+    if (!ended[rank]) ended[rank] = aborted;
+    changed.notify_all();
+  }
+
+  // As `rank` sees it.
+  Status check_ended(uint32_t rank) const REQUIRES(mutex) {
+    if (ended[rank])
+      return fail(*ended[rank] ? ErrorCode::kCommAborted : ErrorCode::kCommPeerLost,
+                  fmt::format("rank {} of {}", rank, ended.size()));
+    for (uint32_t r = 0; r < ended.size(); ++r)
+      if (ended[r]) return fail(ErrorCode::kCommPeerLost, fmt::format("rank {} is gone", r));
+    return {};
+  }
+
+  // One round of a loop in which `rank` waits for the others; they have `timeout_ms` until the deadline.
+  Status wait(uint32_t rank, TimePoint deadline, int64_t timeout_ms) REQUIRES(mutex) {
+    RETURN_IF_ERROR(check_ended(rank));
+    if (std::chrono::steady_clock::now() >= deadline) {
+      end(rank, false);
+      return fail(ErrorCode::kCommTimeout,
+                  fmt::format("rank {} waited {} ms for the others", rank, timeout_ms));
+    }
+    changed.wait_until(mutex, deadline);
+    return {};
+  }
 };
 
 // One rank's end of a group, or of all.
@@ -64,14 +90,12 @@ class Members {
         timeout_ms_(timeout_ms) {
     CHECK(self_ < ranks_.size(), "rank {} makes a group without itself", rank);
     const MutexLock lock(everybody_->mutex);
-    auto& place = everybody_->places[{ranks_, number}];
-    if (!place) place = std::make_shared<Place>(Place{std::vector<Offer>(ranks_.size())});
-    place_ = place;
+    place_ = &everybody_->places[{ranks_, number}];
+    place_->offers.resize(ranks_.size());
   }
 
   uint32_t self() const { return self_; }
   uint32_t size() const { return static_cast<uint32_t>(ranks_.size()); }
-  Everybody& everybody() const { return *everybody_; }
 
   Status all_to_all(std::span<const std::byte> send, std::span<const size_t> send_bytes,
                     std::span<std::byte> recv, std::span<const size_t> recv_bytes) {
@@ -88,49 +112,20 @@ class Members {
     return exchange(Offer{send, {}}, recv, recv_bytes);  // no offsets: everybody takes all of it
   }
 
-  // Returns when the condition holds.
-  template <class Condition>
-  Status wait(TimePoint deadline, const Condition& condition) REQUIRES(everybody_->mutex) {
-    while (!condition()) {
-      RETURN_IF_ERROR(check_ended());
-      if (everybody_->changed.wait_until(everybody_->mutex, deadline) == std::cv_status::timeout &&
-          !condition()) {
-        RETURN_IF_ERROR(check_ended());
-        end_locked(false);
-        return fail(ErrorCode::kCommTimeout,
-                    fmt::format("rank {} waited {} ms for the others", rank_, timeout_ms_));
-      }
-    }
-    return {};
-  }
-  TimePoint deadline() const {
-    return std::chrono::steady_clock::now() + std::chrono::milliseconds(timeout_ms_);
-  }
-
   void end(bool aborted) {
     const MutexLock lock(everybody_->mutex);
-    end_locked(aborted);
-  }
-
-  Status check_ended() REQUIRES(everybody_->mutex) {
-    const auto& ended = everybody_->ended;
-    if (ended[rank_])
-      return fail(*ended[rank_] ? ErrorCode::kCommAborted : ErrorCode::kCommPeerLost,
-                  fmt::format("rank {} of {}", rank_, ended.size()));
-    for (uint32_t r = 0; r < ended.size(); ++r)
-      if (ended[r]) return fail(ErrorCode::kCommPeerLost, fmt::format("rank {} is gone", r));
-    return {};
+    everybody_->end(rank_, aborted);
   }
 
  private:
   Status exchange(Offer offer, std::span<std::byte> recv, std::span<const size_t> recv_bytes) {
     CHECK(std::accumulate(recv_bytes.begin(), recv_bytes.end(), size_t{0}) == recv.size());
-    const TimePoint until = deadline();
+    const TimePoint until = after_ms(timeout_ms_);
     const MutexLock lock(everybody_->mutex);
-    RETURN_IF_ERROR(check_ended());
+    RETURN_IF_ERROR(everybody_->check_ended(rank_));
     place_->offers[self_] = std::move(offer);
     RETURN_IF_ERROR(meet(until));
-    RETURN_IF_ERROR(check_ended());  // an ended rank's buffer may be gone already
+    RETURN_IF_ERROR(everybody_->check_ended(rank_));  // an ended rank's buffer may be gone already
     size_t at = 0;
     for (uint32_t r = 0; r < size(); ++r) {
       const Offer& from = place_->offers[r];
@@ -153,12 +148,9 @@ class Members {
       everybody_->changed.notify_all();
       return {};
     }
-    return wait(until, [&] { return place_->phase != phase; });
-  }
-
-  void end_locked(bool aborted) REQUIRES(everybody_->mutex) {
-    if (!everybody_->ended[rank_]) everybody_->ended[rank_] = aborted;
-    everybody_->changed.notify_all();
+    while (place_->phase == phase)
+      RETURN_IF_ERROR(everybody_->wait(rank_, until, timeout_ms_));
+    return {};
   }
 
   const std::shared_ptr<Everybody> everybody_;
@@ -166,7 +158,7 @@ class Members {
   const uint32_t rank_;  // among everybody
   const uint32_t self_;  // among the members
   const int64_t timeout_ms_;
-  std::shared_ptr<Place> place_;  // under the mutex of everybody
+  Place* place_ PT_GUARDED_BY(everybody_->mutex) = nullptr;  // of everybody
 };
 
 class InProcessGroup final : public Communicator {
@@ -228,7 +220,7 @@ class InProcessCommunicator final : public ViewCommunicator {
   Status send(uint32_t to, std::vector<std::byte> bytes) override {
     CHECK(to < size() && to != rank_ && !bytes.empty());
     const MutexLock lock(everybody_->mutex);
-    RETURN_IF_ERROR(all_.check_ended());
+    RETURN_IF_ERROR(everybody_->check_ended(rank_));
     everybody_->handed_over[{rank_, to}].push_back(std::move(bytes));
     everybody_->changed.notify_all();
     return {};
@@ -236,11 +228,11 @@ class InProcessCommunicator final : public ViewCommunicator {
 
   Status receive(uint32_t from, std::span<std::byte> into) override {
     CHECK(from < size() && from != rank_ && !into.empty());
-    const TimePoint until = all_.deadline();
+    const TimePoint until = after_ms(timeout_ms_);
     const MutexLock lock(everybody_->mutex);
-    RETURN_IF_ERROR(all_.check_ended());
+    RETURN_IF_ERROR(everybody_->check_ended(rank_));
     auto& handed_over = everybody_->handed_over[{from, rank_}];
-    RETURN_IF_ERROR(all_.wait(until, [&] { return !handed_over.empty(); }));
+    while (handed_over.empty()) RETURN_IF_ERROR(everybody_->wait(rank_, until, timeout_ms_));
     CHECK(handed_over.front().size() == into.size(), "rank {} hands {} bytes over, {} are taken",
           from, handed_over.front().size(), into.size());
     std::memcpy(into.data(), handed_over.front().data(), into.size());
@@ -250,7 +242,7 @@ class InProcessCommunicator final : public ViewCommunicator {
 
   Status flush() override {
     const MutexLock lock(everybody_->mutex);
-    return all_.check_ended();
+    return everybody_->check_ended(rank_);
   }
 
  private:
@@ -340,7 +332,7 @@ class InProcessFactory final : public CommunicatorFactory {
   uint32_t rank_ = 0;
   uint32_t size_ = 0;
   std::string address_;
-  bool aborted_ = false;
+  bool aborted_ GUARDED_BY(hub_->mutex) = false;
 };
 
 }  // namespace
