@@ -73,6 +73,8 @@ BaseChoice choose_base(const DecideInput& input, const Holdings& holdings,
   BaseChoice choice{states.front(), ""};
   // How long a step takes is not known before the first, and without captures there is no older one.
   if (input.step_seconds <= 0 || input.replicas == 0) return choice;
+  // All is done, and only to be kept.
+  if (choice.state.version.value >= input.job.steps) return choice;
   const Way newest = way_to(input, holdings, members, states.front());
   double least = newest.seconds;
   for (const StateVersion& older : states) {

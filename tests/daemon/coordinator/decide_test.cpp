@@ -127,8 +127,13 @@ TEST_F(DecideByCost, WithoutKnowingAStepsTimeTheNewestIsTaken) {
 }
 
 TEST_F(DecideByCost, LoadingManyBytesOfTheOwnArenaCostsTimeToo) {
+  Holdings holdings(2);  // node-0's buffer of version 4 is overwritten
+  holdings.add_buffer({node(0), 0}, {{kBase, {0}}});
+  holdings.add_arena(node(0), {{kOlder, {0, 1}}});
+  holdings.add_arena(node(1), {{kBase, {1}}});
+  EXPECT_EQ(decide(input_, holdings).view.base, kOlder);
   input_.load_bytes_per_second = 50;
-  EXPECT_EQ(view().base, kBase) << "the older one would be loaded for 2 s and run for 1";
+  EXPECT_EQ(decide(input_, holdings).view.base, kBase) << "4 s for two shards and a step of 1 s, or 4 s for one that is fetched";
 }
 
 }  // namespace
