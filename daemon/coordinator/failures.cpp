@@ -86,8 +86,9 @@ void Coordinator::Machine::look_for_room(const NodeStatus& node) {
   if (room) return;
   cramped_[node.node] = room.error().message;
   if (!was_cramped)
-    note("kept_out", fmt::format("the workers of node {} stay out of new views while others suffice: {}", node.node.value,
-                                 room.error().message),
+    note("kept_out",
+         fmt::format("the workers of node {} stay out of new views while others suffice: {}",
+                     node.node.value, room.error().message),
          {{"node", node.node.value}});
 }
 

@@ -84,8 +84,7 @@ Status Coordinator::Machine::check_submission(const conf::JobConfig& config) con
   if (config.snapshot.policy == "none") return {};
   const JobShards shards = shards_of_job(config);
   for (const auto& [id, node] : nodes_)
-    if (node.state == NodeState::kUp)
-      RETURN_IF_ERROR(check_room(config, shards, node));
+    if (node.state == NodeState::kUp) RETURN_IF_ERROR(check_room(config, shards, node));
   return {};
 }
 

@@ -99,7 +99,10 @@ void Coordinator::Machine::on(const WorkerStepDone& event) {
   if (phase_ != Phase::kRunning && phase_ != Phase::kTakingOver) return;
   last_progress_ms_ = now_ms_;
   if (by_all && step.value == view_->base.version.value) {
-    for (const Member& m : view_->members) failed_views_.erase(m.worker), benched_before_.erase(m.worker);
+    for (const Member& m : view_->members) {
+      failed_views_.erase(m.worker);
+      benched_before_.erase(m.worker);
+    }
     note("first_step", fmt::format("step {} is the first of epoch {}", step.value, to_string(epoch_)),
          {{"step", std::to_string(step.value)}, {"steps_twice", std::to_string(steps_back_)}});
   }
