@@ -176,6 +176,30 @@ TEST_F(Failures, WaitsForNodesGrowWithTheirBytes) {
   EXPECT_EQ(coordinator_->phase(), Phase::kGathering);
 }
 
+TEST_F(Failures, ACaptureHasTheTimeThatItsBytesTake) {
+  conf::JobConfig job = small_job(2);
+  job.model.width = 1024;
+  job.model.expert_width = 8192;  // 600 MB: a node brings half to the other and gets half
+  for (const uint32_t n : {0U, 1U}) arenas_[n] = uint64_t{8} << 30;
+  begin(job);
+  step_done_by_all(0);
+  pass(63'000);
+  EXPECT_EQ(noted("capture_missed"), 0U);
+  pass(8'000);
+  EXPECT_EQ(noted("capture_missed"), 1U);
+}
+
+TEST_F(Failures, StepsDoneTwiceCountWhatNobodyHeardOfInTime) {
+  begin(small_job(2));
+  step_done_by_all(0);
+  for (const uint32_t n : members()) replicated(n, *last_capture_of(n, 1));
+  ASSERT_EQ(coordinator_->safe().version, Version(1));
+  feed(WorkerChanged{node(1), sessions_[1], {0, false, {}, {}, {}, {}}, "killed"});
+  state_ = {Version(3), Epoch{7, 1}};  // made, and not told of before
+  quiesced_by({0, 1});
+  EXPECT_EQ(coordinator_->newest_version(), Version(3));
+}
+
 TEST_F(Failures, AJobThatNobodyCanOpenFails) {
   connect(0);
   connect(1);
@@ -265,6 +289,8 @@ TEST_F(DeviceFailures, AResumedJobDoesNotFailOfOneWorkersMemory) {
   restored_by_all();
   EXPECT_EQ(noted("job_failed"), 0U);
   EXPECT_EQ(members(), (std::vector<uint32_t>{0, 1}));
+  for (const uint32_t n : {0U, 1U}) leaves(n, ErrorCode::kDeviceMemory);
+  EXPECT_EQ(noted("job_failed"), 0U) << "it has trained before: it waits for them";
 }
 
 TEST_F(Failures, AnErrorOfAnOlderEpochFailsNothing) {
