@@ -10,6 +10,7 @@
 #include <numeric>
 #include <optional>
 #include <set>
+#include <tuple>
 #include <utility>
 
 #include "base/check.h"
@@ -37,6 +38,8 @@ struct Place {
   uint32_t arrived = 0;
 };
 
+constexpr uint32_t kViewLine = UINT32_MAX;
+
 // All ranks of a view.
 struct Everybody {
   explicit Everybody(uint32_t size) : ended(size) {}
@@ -47,8 +50,9 @@ struct Everybody {
   // By the ranks of a group and how many of these ranks were made before it.
   std::map<std::pair<std::vector<uint32_t>, uint64_t>, std::shared_ptr<Place>> places
       GUARDED_BY(mutex);
-  std::map<std::pair<uint32_t, uint32_t>, std::deque<std::vector<std::byte>>> handed_over
-      GUARDED_BY(mutex);  // by sender and receiver
+  // By line, sender and receiver; kViewLine: the view's own.
+  std::map<std::tuple<uint32_t, uint32_t, uint32_t>, std::deque<std::vector<std::byte>>> handed_over
+      GUARDED_BY(mutex);
 };
 
 // One rank's end of a group, or of all.
@@ -194,6 +198,56 @@ std::vector<uint32_t> all_ranks(uint32_t size) {
   return ranks;
 }
 
+class InProcessLine final : public HandOverLine {
+ public:
+  InProcessLine(Members all, uint32_t rank, uint32_t number)
+      : all_(std::move(all)), rank_(rank), number_(number) {}
+
+  Status send(uint32_t to, std::vector<std::byte> bytes) override {
+    CHECK(to < all_.size() && to != rank_ && !bytes.empty());
+    Everybody& everybody = all_.everybody();
+    const MutexLock lock(everybody.mutex);
+    RETURN_IF_ERROR(check_ended());
+    everybody.handed_over[{number_, rank_, to}].push_back(std::move(bytes));
+    everybody.changed.notify_all();
+    return {};
+  }
+  Status receive(uint32_t from, std::span<std::byte> into) override {
+    CHECK(from < all_.size() && from != rank_ && !into.empty());
+    const TimePoint until = all_.deadline();
+    Everybody& everybody = all_.everybody();
+    const MutexLock lock(everybody.mutex);
+    RETURN_IF_ERROR(check_ended());
+    auto& handed_over = everybody.handed_over[{number_, from, rank_}];
+    RETURN_IF_ERROR(all_.wait(until, [&] { return aborted_ || !handed_over.empty(); }));
+    RETURN_IF_ERROR(check_ended());
+    CHECK(handed_over.front().size() == into.size(), "rank {} hands {} bytes over, {} are taken",
+          from, handed_over.front().size(), into.size());
+    std::memcpy(into.data(), handed_over.front().data(), into.size());
+    handed_over.pop_front();
+    return {};
+  }
+  Status flush() override {
+    const MutexLock lock(all_.everybody().mutex);
+    return check_ended();
+  }
+  void abort() override {
+    const MutexLock lock(all_.everybody().mutex);
+    aborted_ = true;
+    all_.everybody().changed.notify_all();
+  }
+
+ private:
+  Status check_ended() {  // under the mutex of everybody
+    if (aborted_) return fail(ErrorCode::kCommAborted, fmt::format("a line of rank {}", rank_));
+    return all_.check_ended();
+  }
+  Members all_;
+  const uint32_t rank_;
+  const uint32_t number_;
+  bool aborted_ = false;  // under the mutex of everybody
+};
+
 class InProcessCommunicator final : public ViewCommunicator {
  public:
   InProcessCommunicator(std::shared_ptr<Everybody> everybody, uint32_t rank, uint32_t size,
@@ -201,7 +255,8 @@ class InProcessCommunicator final : public ViewCommunicator {
       : everybody_(std::move(everybody)),
         rank_(rank),
         timeout_ms_(timeout_ms),
-        all_(everybody_, all_ranks(size), 0, rank, timeout_ms) {}
+        all_(everybody_, all_ranks(size), 0, rank, timeout_ms),
+        own_(all_, rank, kViewLine) {}
 
   ~InProcessCommunicator() override { all_.end(false); }
 
@@ -225,39 +280,25 @@ class InProcessCommunicator final : public ViewCommunicator {
         Members(everybody_, std::move(ranks), number, rank_, timeout_ms_));
   }
 
+  std::unique_ptr<HandOverLine> line(uint32_t number, int64_t timeout_ms) override {
+    CHECK(number < kMostLines);
+    return std::make_unique<InProcessLine>(
+        Members(everybody_, all_ranks(size()), 0, rank_, timeout_ms), rank_, number);
+  }
   Status send(uint32_t to, std::vector<std::byte> bytes) override {
-    CHECK(to < size() && to != rank_ && !bytes.empty());
-    const MutexLock lock(everybody_->mutex);
-    RETURN_IF_ERROR(all_.check_ended());
-    everybody_->handed_over[{rank_, to}].push_back(std::move(bytes));
-    everybody_->changed.notify_all();
-    return {};
+    return own_.send(to, std::move(bytes));
   }
-
   Status receive(uint32_t from, std::span<std::byte> into) override {
-    CHECK(from < size() && from != rank_ && !into.empty());
-    const TimePoint until = all_.deadline();
-    const MutexLock lock(everybody_->mutex);
-    RETURN_IF_ERROR(all_.check_ended());
-    auto& handed_over = everybody_->handed_over[{from, rank_}];
-    RETURN_IF_ERROR(all_.wait(until, [&] { return !handed_over.empty(); }));
-    CHECK(handed_over.front().size() == into.size(), "rank {} hands {} bytes over, {} are taken",
-          from, handed_over.front().size(), into.size());
-    std::memcpy(into.data(), handed_over.front().data(), into.size());
-    handed_over.pop_front();
-    return {};
+    return own_.receive(from, into);
   }
-
-  Status flush() override {
-    const MutexLock lock(everybody_->mutex);
-    return all_.check_ended();
-  }
+  Status flush() override { return own_.flush(); }
 
  private:
   const std::shared_ptr<Everybody> everybody_;
   const uint32_t rank_;
   const int64_t timeout_ms_;
   Members all_;
+  InProcessLine own_;
   std::map<std::vector<uint32_t>, uint64_t> groups_;  // made so far, by their ranks
 };
 

@@ -154,6 +154,9 @@ class LosingComm final : public ViewCommunicator {
   std::unique_ptr<Communicator> group(std::vector<uint32_t> ranks) override {
     return std::make_unique<Group>(*this, comm_.group(std::move(ranks)));
   }
+  std::unique_ptr<HandOverLine> line(uint32_t number, int64_t timeout_ms) override {
+    return comm_.line(number, timeout_ms);
+  }
   Status send(uint32_t to, std::vector<std::byte> bytes) override {
     count();
     return comm_.send(to, std::move(bytes));
