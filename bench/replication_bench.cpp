@@ -14,19 +14,21 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
-#include <condition_variable>
 #include <cstdio>
 #include <cstring>
 #include <fstream>
-#include <mutex>
 #include <string>
 #include <vector>
 
 #include "base/check.h"
+#include "base/mutex.h"
 #include "storage/fabric/fabric.h"
 
 namespace {
 
+using holdfast::CondVar;
+using holdfast::Mutex;
+using holdfast::MutexLock;
 using holdfast::Status;
 using namespace holdfast::storage;
 
@@ -138,8 +140,8 @@ class Copier {
   double run() {
     const auto start = std::chrono::steady_clock::now();
     for (uint64_t i = 0; i < std::min<uint64_t>(kUnderWay, blocks_); ++i) next();
-    std::unique_lock lock(mutex_);
-    changed_.wait(lock, [this] { return done_ == blocks_; });
+    const MutexLock lock(mutex_);
+    while (done_ < blocks_) changed_.wait(mutex_);
     return static_cast<double>(blocks_ * kBlock) / seconds_since(start);
   }
 
@@ -147,14 +149,14 @@ class Copier {
   void next() {
     uint64_t offset = 0;
     {
-      std::lock_guard lock(mutex_);
+      const MutexLock lock(mutex_);
       if (started_ == blocks_) return;
       offset = started_++ % kBlocks * kBlock;
     }
     const auto done = [this](const Status& status) {
       CHECK(status, "{}", status.error().to_string());
       next();
-      std::lock_guard lock(mutex_);
+      const MutexLock lock(mutex_);
       if (++done_ == blocks_) changed_.notify_all();
     };
     if (reads_) {
@@ -167,10 +169,10 @@ class Copier {
   Channel& channel_;
   const bool reads_;
   const uint64_t blocks_;
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  uint64_t started_ = 0;
-  uint64_t done_ = 0;
+  Mutex mutex_;
+  CondVar changed_;
+  uint64_t started_ GUARDED_BY(mutex_) = 0;
+  uint64_t done_ GUARDED_BY(mutex_) = 0;
 };
 
 double median(std::vector<double> values) {

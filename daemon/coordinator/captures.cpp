@@ -3,11 +3,19 @@
 #include <algorithm>
 
 namespace holdfast::daemon {
+namespace {
+
+// So many captures in time, and a smaller lead is tried.
+constexpr uint32_t kInTimeBeforeNearer = 32;
+constexpr uint32_t kMostDoublings = 5;
+
+}  // namespace
 
 void Captures::open(uint32_t lanes, uint32_t every) {
   lanes_ = lanes;
   every_ = std::max(every, 1U);
   lead_ = 1;
+  in_time_ = in_a_row_ = 0;
   pending_.clear();
   newest_named_.reset();
 }
@@ -15,7 +23,8 @@ void Captures::open(uint32_t lanes, uint32_t every) {
 std::optional<Captures::Named> Captures::name(Version newest, Version last) {
   if (lanes_ == 0 || pending_.size() >= limits_.under_way) return std::nullopt;
   uint64_t version = newest.value + lead_;
-  if (newest_named_) version = std::max(version, newest_named_->value + every_);
+  const uint64_t apart = uint64_t{every_} << std::min(std::max(in_a_row_, 1U) - 1, kMostDoublings);
+  if (newest_named_) version = std::max(version, newest_named_->value + apart);
   version = std::min(version, last.value);
   // One more than the lead, so that short steps find two orders; further ahead it would only hold a
   // place that another could use.
@@ -44,15 +53,24 @@ bool Captures::replicated(uint32_t lane, const Named& named, std::vector<Version
   for (const auto& [older, pending] : pending_)
     if (older < named.version) abandoned.push_back(older);
   pending_.erase(pending_.begin(), std::next(it));
-  if (lead_ > 1) --lead_;
+  in_a_row_ = 0;
+  if (lead_ > 1 && ++in_time_ >= kInTimeBeforeNearer) {
+    --lead_;
+    in_time_ = 0;
+  }
   return true;
 }
 
-bool Captures::missed(const Named& named) {
+bool Captures::missed(const Named& named, bool too_late) {
   const auto it = find(named);
   if (it == pending_.end()) return false;
   pending_.erase(it);
-  lead_ = std::min(lead_ + 1, limits_.most_lead);
+  if (too_late) {
+    lead_ = std::min(lead_ + 1, limits_.most_lead);
+    in_time_ = 0;
+  } else {
+    ++in_a_row_;
+  }
   return true;
 }
 

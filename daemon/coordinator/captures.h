@@ -41,8 +41,10 @@ class Captures {
   // True when this was the last lane: the version is safe, older captures under way are dropped into
   // `abandoned`. False also for an answer to an earlier attempt.
   bool replicated(uint32_t lane, const Named& named, std::vector<Version>& abandoned);
-  // True when that attempt was under way: abandon the version everywhere.
-  bool missed(const Named& named);
+  // True when that attempt was under way: abandon the version everywhere. `too_late`: an owner had
+  // overwritten the version before it heard of it; later ones are named further ahead. Whatever else
+  // keeps failing is tried less and less often.
+  bool missed(const Named& named, bool too_late);
   // Those that were made `limit_ms` ago or earlier; `newest` was made by now.
   std::vector<Named> late(int64_t now_ms, Version newest, int64_t limit_ms);
 
@@ -63,7 +65,9 @@ class Captures {
   uint64_t next_attempt_;
   uint32_t lanes_ = 0;
   uint32_t every_ = 1;
-  uint64_t lead_ = 1;  // versions ahead: grows when workers were told too late
+  uint64_t lead_ = 1;       // versions ahead: grows when workers were told too late
+  uint32_t in_time_ = 0;    // safe versions since the lead changed
+  uint32_t in_a_row_ = 0;   // missed since the last safe version, and not for coming too late
   std::map<Version, Pending> pending_;
   std::optional<Version> newest_named_;
 };

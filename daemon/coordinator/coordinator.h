@@ -35,11 +35,13 @@ struct CoordinatorOptions {
   int64_t capture_timeout_ms = 60'000;  // a capture not replicated by then is abandoned
   int64_t bench_ms = 30'000;            // a worker that keeps failing views stays out this long
   uint32_t view_failures_before_bench = 3;
+  double fetch_bytes_per_second = 1e9;  // taken for what a node brings from others in a restore
 
   // For the random walk only: each takes one safeguard out, and the walk must notice.
   bool test_ignore_made = false;      // versions are told apart by their number alone
   bool test_skip_protection = false;  // a view's base counts as safe before it is replicated
   bool test_ignore_stage = false;     // any lane may own any shard
+  bool test_ignore_epoch = false;     // what was sent in an older epoch counts
 };
 
 using Event =

@@ -5,27 +5,15 @@
 #include <map>
 #include <set>
 
+#include "daemon/coordinator/base.h"
 #include "daemon/coordinator/moves.h"
 #include "daemon/coordinator/owners.h"
+#include "daemon/coordinator/sources.h"
 #include "storage/replica/capacity.h"
 #include "storage/replica/placement.h"
 
 namespace holdfast::daemon {
 namespace {
-
-SourcedShard source_of(const DecideInput& input, uint32_t shard, const Copies* copies,
-                       const Member& member) {
-  const NodeId& self = member.worker.node;
-  if (copies && copies->buffers.contains(member.worker)) return {shard, ShardSource::kBuffer, {}};
-  if (!copies || copies->arenas.empty()) return {shard, ShardSource::kInitial, {}};
-  std::vector<NodeId> sources;
-  for (const NodeId& from : copies->arenas)
-    if (!input.unreached.contains({self, from})) sources.push_back(from);
-  if (sources.empty()) sources.assign(copies->arenas.begin(), copies->arenas.end());  // once more
-  if (std::find(sources.begin(), sources.end(), self) != sources.end())
-    return {shard, ShardSource::kArena, {}};
-  return {shard, ShardSource::kReplica, sources[shard % sources.size()]};  // spread over them
-}
 
 void name_holders(const DecideInput& input, const Owners& owners, std::vector<Member>& members) {
   std::map<NodeId, uint64_t> bytes;  // of all lanes of a node: they share its holders
@@ -49,7 +37,8 @@ void name_holders(const DecideInput& input, const Owners& owners, std::vector<Me
 
 Decision decide(const DecideInput& input, const Holdings& holdings) {
   std::vector<Member> members = choose_members(input, holdings);
-  const StateVersion base = newest_base(input, holdings, members);
+  const BaseChoice choice = choose_base(input, holdings, members);
+  const StateVersion base = choice.state;
   Normalization normal = normalize(input, holdings, std::move(members), base);
   members = std::move(normal.members);
   const Owners owners = choose_owners(input, holdings, base, members);
@@ -73,8 +62,8 @@ Decision decide(const DecideInput& input, const Holdings& holdings) {
     decision.owned[lane].push_back(std::move(source));
   }
   std::string why =
-      fmt::format("{} lanes at {}: {} shards kept, {} from own arenas, {} from replicas, {} initial",
-                  members.size(), to_string(base), kept, from_arena, fetched, initial);
+      fmt::format("{} lanes at {}{}: {} shards kept, {} from own arenas, {} from replicas, {} initial",
+                  members.size(), to_string(base), choice.why, kept, from_arena, fetched, initial);
   why += membership_text(input, members, normal.text);
   decision.moved = moves_of(input, members);
   decision.moves_later = std::move(normal.later);

@@ -39,6 +39,9 @@ struct DecideInput {
   std::vector<WorkerId> workers;         // ready to take part
   std::vector<NodePlace> nodes;          // up: may hold replicas
   double step_seconds = 0;               // of late; 0: not known
+  // What a node brings from others, and what it checks and loads of its arena.
+  double fetch_bytes_per_second = 1e9;
+  double load_bytes_per_second = 10e9;
   // (fetcher, source): a fetch failed there of late. Another source, or another owner, is preferred.
   std::set<std::pair<NodeId, NodeId>> unreached;
   bool test_ignore_stage = false;        // see CoordinatorOptions

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "daemon/coordinator/machine.h"
+#include "daemon/coordinator/room.h"
 
 namespace holdfast::daemon {
 
@@ -63,6 +64,26 @@ void Coordinator::Machine::bench(const WorkerId& worker, const std::string& why)
        {{"node", worker.node.value}});
 }
 
+// A node that came after the job was submitted may have too small an arena for it: with a worker of its
+// own no capture would ever be whole. Replicas it holds as far as they fit.
+void Coordinator::Machine::look_for_room(const NodeStatus& node) {
+  const bool was_cramped = cramped_.erase(node.node) != 0;
+  if (!wants_captures()) return;
+  const Status room = check_room(job().config, shards_, node);
+  if (room) return;
+  cramped_[node.node] = room.error().message;
+  if (!was_cramped)
+    note("kept_out", fmt::format("the workers of node {} stay out: {}", node.node.value,
+                                 room.error().message),
+         {{"node", node.node.value}});
+}
+
+// Why one of those that take no part takes none; empty: all can.
+std::string Coordinator::Machine::why_unable() const {
+  if (!unable_.empty()) return unable_.begin()->second;
+  return cramped_.empty() ? "" : cramped_.begin()->second;
+}
+
 // Of the workers that may open a new job, none could.
 bool Coordinator::Machine::nobody_can_open() const {
   if (job().state != JobState::kStarting) return false;
@@ -70,7 +91,7 @@ bool Coordinator::Machine::nobody_can_open() const {
   for (const auto& [id, node] : nodes_) {
     if (node.state != NodeState::kUp) continue;
     for (uint32_t slot = 0; slot < node.slots; ++slot)
-      if (!unable_.contains({id, slot})) return false;
+      if (!unable_.contains({id, slot}) && !cramped_.contains(id)) return false;
     somebody_tried = true;
   }
   return somebody_tried;
@@ -89,7 +110,7 @@ void Coordinator::Machine::count_failed_view() {
                         return w.slot == id.slot && !w.alive;
                       });
     const bool late = phase_ == Phase::kRestoring && !restored_.contains(lane) &&
-                      now_ms_ - phase_since_ms_ >= options_.restore_timeout_ms;
+                      now_ms_ - phase_since_ms_ >= restore_limit_ms();
     if (dead || late || blamed_.contains(id)) failed.insert(id);
   }
   if (failed.empty() && !broken_lanes_.empty())

@@ -2,9 +2,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <numeric>
 
 #include "base/check.h"
+#include "daemon/coordinator/base.h"
 #include "daemon/coordinator/machine.h"
+#include "storage/replica/capacity.h"
 
 namespace holdfast::daemon {
 
@@ -14,6 +17,10 @@ namespace {
 
 // Enough to tell states apart that an arena may still hold; a history may start late.
 constexpr size_t kHistoryKept = 32;
+
+// What a slow machine and a slow network do.
+constexpr uint64_t kCheckedBytesPerMs = 500'000;
+constexpr uint64_t kFetchedBytesPerMs = 100'000;
 
 template <class Container, class Name>
 std::string names(const Container& all, Name name) {
@@ -77,6 +84,7 @@ std::vector<WorkerId> Coordinator::Machine::ready_workers() const {
   for (const auto& [id, node] : nodes_) {
     if (node.state != NodeState::kUp) continue;
     if (phase_ == Phase::kGathering && !answers_.contains(id)) continue;
+    if (cramped_.contains(id)) continue;
     for (const WorkerReport& w : node.workers) {
       const WorkerId worker{id, w.slot};
       const auto benched = benched_until_ms_.find(worker);
@@ -106,6 +114,7 @@ DecideInput Coordinator::Machine::decide_input(std::vector<WorkerId> workers) co
   input.safe = job().safe;
   input.workers = std::move(workers);
   input.step_seconds = last_step_ ? last_step_->seconds : 0;
+  input.fetch_bytes_per_second = options_.fetch_bytes_per_second;
   input.unreached = unreached_;
   input.test_ignore_stage = options_.test_ignore_stage;
   for (const View& v : job().history) input.history.push_back({v.epoch, v.base});
@@ -121,7 +130,7 @@ DecideInput Coordinator::Machine::decide_input(std::vector<WorkerId> workers) co
 std::optional<std::string> Coordinator::Machine::wait_for_workers(size_t ready) {
   const int64_t waited_ms = now_ms_ - phase_since_ms_;
   const conf::JobConfig& config = job().config;
-  const std::string unable = unable_.empty() ? "" : "; " + unable_.begin()->second;
+  const std::string unable = why_unable().empty() ? "" : "; " + why_unable();
   if (ready == 0) return "a live worker: there is none" + unable;
   if (job().state == JobState::kStarting && ready < config.workers() &&
       waited_ms < options_.start_timeout_ms)
@@ -148,9 +157,27 @@ std::optional<std::string> Coordinator::Machine::wait_for_copies(const StateVers
                      to_string(job().safe), to_string(base), (left_ms + 999) / 1000);
 }
 
+// A node checks what its arena holds before it answers.
+int64_t Coordinator::Machine::quiesce_limit_ms() const {
+  const uint64_t state = std::accumulate(shards_.bytes.begin(), shards_.bytes.end(), uint64_t{0});
+  uint64_t arena = 0;
+  for (const NodeId& id : awaited_) arena = std::max(arena, nodes_.at(id).arena_bytes);
+  return options_.quiesce_timeout_ms +
+         static_cast<int64_t>(std::min(arena, storage::kSlotsPerShard * state) / kCheckedBytesPerMs);
+}
+
+// A worker waits for what its node fetches for it, and checks it.
+int64_t Coordinator::Machine::restore_limit_ms() const {
+  std::vector<uint64_t> bytes(view_->members.size());
+  for (uint32_t shard = 0; shard < view_->owner_lane.size(); ++shard)
+    bytes[view_->owner_lane[shard]] += shards_.bytes[shard];
+  return options_.restore_timeout_ms +
+         static_cast<int64_t>(*std::max_element(bytes.begin(), bytes.end()) / kFetchedBytesPerMs);
+}
+
 void Coordinator::Machine::consider_deciding() {
   if (phase_ != Phase::kGathering) return;
-  const bool patient = now_ms_ - phase_since_ms_ < options_.quiesce_timeout_ms;
+  const bool patient = now_ms_ - phase_since_ms_ < quiesce_limit_ms();
   const auto name_of = [](const NodeId& id) { return id.value; };
   if (patient && !awaited_.empty()) {
     waiting_for_ = "nodes to become idle: " + names(awaited_, name_of);
@@ -162,7 +189,7 @@ void Coordinator::Machine::consider_deciding() {
   }
   const DecideInput input = decide_input(ready_workers());
   if (input.workers.empty() && nobody_can_open())
-    return finish_job(JobState::kFailed, unable_.begin()->second);
+    return finish_job(JobState::kFailed, why_unable());
   if (const auto reason = wait_for_workers(input.workers.size())) {
     waiting_for_ = *reason;
     return;
@@ -206,6 +233,8 @@ void Coordinator::Machine::announce(Decision decision) {
   // A view says all that an earlier one from the same base says: only real ones need a place.
   if (!record.history.empty() && record.history.back().base == view_->base)
     record.history.pop_back();
+  // Who owned what matters of the newest only, and there are many shards.
+  if (!record.history.empty()) record.history.back().owner_lane.clear();
   record.history.push_back(*view_);
   if (record.history.size() > kHistoryKept) record.history.erase(record.history.begin());
   record.steps_done = view_->base.version.value;

@@ -40,14 +40,15 @@ bool Holdings::complete(const std::vector<Copies>& shards, const BufferCounts& c
   return true;
 }
 
-StateVersion Holdings::newest_complete(std::span<const storage::ViewBase> history,
-                                       const BufferCounts& counts) const {
+std::vector<StateVersion> Holdings::complete_states(std::span<const storage::ViewBase> history,
+                                                    const BufferCounts& counts) const {
+  std::vector<StateVersion> states;
   for (auto it = states_.rbegin(); it != states_.rend(); ++it) {
     if (it->first.version == Version(0)) break;
     if (!ignore_made_ && storage::is_void(it->first, history)) continue;
-    if (complete(it->second, counts)) return it->first;
+    if (complete(it->second, counts)) states.push_back(it->first);
   }
-  return StateVersion{};
+  return states;
 }
 
 }  // namespace holdfast::daemon

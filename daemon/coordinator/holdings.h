@@ -34,10 +34,10 @@ class Holdings {
 
   // Whether a worker's buffer of a shard is of use: it is a lane of the shard's stage.
   using BufferCounts = std::function<bool(uint32_t shard, const WorkerId& worker)>;
-  // The newest state of the line that `history` describes at which every shard can be had, from an
-  // arena or a buffer that counts. Version 0 when there is none: that can be computed.
-  StateVersion newest_complete(std::span<const storage::ViewBase> history,
-                               const BufferCounts& counts) const;
+  // The states of the line that `history` describes at which every shard can be had, from an arena or a
+  // buffer that counts; the newest first. Version 0 is not among them: that can be computed.
+  std::vector<StateVersion> complete_states(std::span<const storage::ViewBase> history,
+                                            const BufferCounts& counts) const;
 
  private:
   StateVersion key(const StateVersion& state) const {

@@ -52,6 +52,7 @@ class Coordinator::Machine {
   std::optional<uint32_t> lane_of(const NodeId& node) const;
   std::optional<uint32_t> lane_of(const NodeId& node, uint32_t slot) const;
   bool is_holder(const NodeId& node) const;
+  bool is_up(const NodeId& node) const;
 
   // ---- failures.cpp
   void on(const WorkerRestoreFailed& event);
@@ -60,11 +61,15 @@ class Coordinator::Machine {
   void bench(const WorkerId& worker, const std::string& why);
   bool nobody_can_open() const;
   void count_failed_view();
+  void look_for_room(const NodeStatus& node);
+  std::string why_unable() const;
 
   // ---- gathering.cpp
   void change_view(const std::string& why);
   void ask_to_quiesce(const NodeId& node);
   void consider_deciding();
+  int64_t quiesce_limit_ms() const;
+  int64_t restore_limit_ms() const;
   std::optional<std::string> wait_for_workers(size_t ready);
   std::optional<std::string> wait_for_copies(const StateVersion& base);
   std::vector<WorkerId> ready_workers() const;
@@ -88,6 +93,7 @@ class Coordinator::Machine {
   void watch();
   void watch_captures();
   void watch_suspects();
+  void watch_holders();
   void name_captures();
   void capture(const Captures::Named& named);
   void abandon(Version version);
@@ -148,6 +154,7 @@ class Coordinator::Machine {
   std::map<WorkerId, uint32_t> failed_views_;  // in a row, without a step
   std::map<WorkerId, int64_t> benched_until_ms_;
   std::map<WorkerId, std::string> unable_;     // could not open the job, and why
+  std::map<NodeId, std::string> cramped_;      // have an arena too small for the job, and how small
 
   // Gathering.
   std::set<NodeId> awaited_;             // asked to quiesce, not answered

@@ -169,18 +169,6 @@ uint64_t bytes_to_fetch(const DecideInput& input, const Holdings& holdings, cons
   return bytes;
 }
 
-StateVersion newest_base(const DecideInput& input, const Holdings& holdings,
-                         const std::vector<Member>& members) {
-  std::map<WorkerId, StageIndex> stage_of;
-  for (const Member& m : members) stage_of[m.worker] = m.coordinate.stage;
-  return holdings.newest_complete(
-      input.history, [&](uint32_t shard, const WorkerId& worker) {
-        const auto stage = stage_of.find(worker);
-        return stage != stage_of.end() &&
-               (input.test_ignore_stage || stage->second == input.shards.stage[shard]);
-      });
-}
-
 std::string membership_text(const DecideInput& input, const std::vector<Member>& members,
                             const std::string& gain) {
   std::set<WorkerId> living;

@@ -35,11 +35,6 @@ train::LanesByStage lanes_by_stage(const std::vector<Member>& members, uint32_t 
 uint64_t bytes_to_fetch(const DecideInput& input, const Holdings& holdings, const StateVersion& state,
                         const WorkerId& worker, StageIndex stage);
 
-// The newest state at which every shard can be had when these are the members: from an arena, or from
-// the buffer of a lane of its stage.
-StateVersion newest_base(const DecideInput& input, const Holdings& holdings,
-                         const std::vector<Member>& members);
-
 // What became of the last view's members and of the stages that lack lanes, for people; empty when
 // nothing did, else it begins with "; ". `gain`: what moves are for, if they need not be.
 std::string membership_text(const DecideInput& input, const std::vector<Member>& members,

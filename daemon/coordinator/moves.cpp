@@ -6,6 +6,7 @@
 #include <optional>
 #include <utility>
 
+#include "daemon/coordinator/base.h"
 #include "train/schedule/bounds.h"
 #include "train/schedule/normalize.h"
 
@@ -105,7 +106,7 @@ Normalization normalize(const DecideInput& input, const Holdings& holdings,
   const std::string text = fmt::format("a step takes {:.4g} -> {:.4g} units of the plan",
                                        best->before, best->after);
   auto moved = carry_out(input, holdings, result.members, base, best->moves);
-  if (newest_base(input, holdings, moved) != base) {
+  if (!can_begin_with(input, holdings, moved, base)) {
     result.later = text;
     return result;
   }

@@ -5,7 +5,7 @@
 
 #include "base/check.h"
 #include "daemon/coordinator/machine.h"
-#include "storage/replica/capacity.h"
+#include "daemon/coordinator/room.h"
 #include "train/schedule/job_plan.h"
 
 namespace holdfast::daemon {
@@ -23,20 +23,6 @@ std::vector<std::vector<uint32_t>> plan_of(const conf::JobConfig& config, const 
         by_lane.back().push_back(j.value);
     }
   return by_lane;
-}
-
-// Room in the arena of a node, whatever stages its workers are of.
-Status check_room(const conf::JobConfig& config, const JobShards& shards, const NodeStatus& node) {
-  const uint32_t held = std::min(config.snapshot.replicas * node.slots, config.workers());
-  for (StageIndex stage; stage.value < config.stages; stage = stage.next()) {
-    std::vector<uint64_t> bytes;
-    for (size_t shard = 0; shard < shards.bytes.size(); ++shard)
-      if (shards.stage[shard] == stage) bytes.push_back(shards.bytes[shard]);
-    RETURN_IF_ERROR(storage::check_arena(
-        node.node, node.arena_bytes,
-        storage::ArenaDemand{bytes, config.pipelines, node.slots, config.tolerate, held}));
-  }
-  return {};
 }
 
 }  // namespace
@@ -67,6 +53,9 @@ void Coordinator::Machine::start(const JobId& name) {
   benched_until_ms_.clear();
   unreached_.clear();
   unable_.clear();
+  cramped_.clear();
+  for (const auto& [id, node] : nodes_)
+    if (node.state == NodeState::kUp) look_for_room(node);
   moves_proposed_for_.clear();
   end_attempts_ = 0;
 }
@@ -78,18 +67,22 @@ Status Coordinator::Machine::check_submission(const conf::JobConfig& config) con
     return fail(ErrorCode::kJobState,
                 fmt::format("job {} is under way, and a cluster runs one job at a time",
                             active_->value));
-  // A new job's snapshots take the room of the old one's.
-  for (const auto& [name, record] : jobs_)
-    if (record.state != JobState::kDone && !record.state_lost && record.safe.version > Version(0))
-      return fail(ErrorCode::kJobState,
-                  fmt::format("job {} has ended early and the nodes still hold its state, {}; resume "
-                              "it, or give that up with `holdfastctl job remove {}`",
-                              name.value, to_string(record.safe), name.value));
+  // A new job's snapshots take the room of the old one's, which lies nowhere else.
+  for (const auto& [name, record] : jobs_) {
+    if (record.state_lost || record.safe.version == Version(0)) continue;
+    const bool done = record.state == JobState::kDone;
+    return fail(ErrorCode::kJobState,
+                fmt::format("job {} {} and its state, {}, is only in the memory of the nodes; {} it, "
+                            "and give that up with `holdfastctl job remove {}`",
+                            name.value, done ? "is done" : "has ended early", to_string(record.safe),
+                            done ? "export" : "resume or export", name.value));
+  }
   RETURN_IF_ERROR(conf::validate(config));
   if (config.snapshot.policy == "none") return {};
   const JobShards shards = shards_of_job(config);
   for (const auto& [id, node] : nodes_)
-    if (node.state == NodeState::kUp) RETURN_IF_ERROR(check_room(config, shards, node));
+    if (node.state == NodeState::kUp)
+      RETURN_IF_ERROR(check_room(config, shards, node));
   return {};
 }
 

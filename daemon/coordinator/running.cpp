@@ -28,9 +28,9 @@ void Coordinator::Machine::on(const Tick&) {
       consider_deciding();
       return;
     case Phase::kRestoring:
-      if (now_ms_ - phase_since_ms_ >= options_.restore_timeout_ms)
+      if (now_ms_ - phase_since_ms_ >= restore_limit_ms())
         change_view(fmt::format("{} of {} workers were restored within {} ms", restored_.size(),
-                                view_->members.size(), options_.restore_timeout_ms));
+                                view_->members.size(), restore_limit_ms()));
       return;
     case Phase::kRunning:
       watch();
@@ -178,7 +178,10 @@ bool Coordinator::Machine::enough_holders() const {
     for (const auto& [id, node] : nodes_)
       if (node.state == NodeState::kUp) others.insert(node.failure_domain);
     others.erase(nodes_.at(m.worker.node).failure_domain);
-    if (m.holders.size() < std::min<size_t>(job().config.snapshot.replicas, others.size()))
+    const auto up = std::count_if(m.holders.begin(), m.holders.end(),
+                                  [&](const NodeId& id) { return is_up(id); });
+    if (static_cast<size_t>(up) <
+        std::min<size_t>(job().config.snapshot.replicas, others.size()))
       return false;
   }
   return true;
@@ -187,8 +190,8 @@ bool Coordinator::Machine::enough_holders() const {
 void Coordinator::Machine::consider_protected() {
   if (protected_ || !settled_ || !enough_holders()) return;
   for (const Member& m : view_->members) {
-    const auto suspected = [&](const NodeId& id) { return nodes_[id].state != NodeState::kUp; };
-    if (suspected(m.worker.node) || std::any_of(m.holders.begin(), m.holders.end(), suspected))
+    if (!is_up(m.worker.node) ||
+        !std::all_of(m.holders.begin(), m.holders.end(), [&](const NodeId& id) { return is_up(id); }))
       return;
   }
   protected_ = true;
@@ -198,7 +201,7 @@ void Coordinator::Machine::consider_protected() {
 
 void Coordinator::Machine::on(const WorkerCaptureMissed& event) {
   if (!current(event.node, event.session, event.epoch) || phase_ != Phase::kRunning) return;
-  if (!captures_.missed({event.version, event.attempt})) return;
+  if (!captures_.missed({event.version, event.attempt}, event.too_late)) return;
   note("capture_missed", fmt::format("version {} on node {}: {}", event.version.value,
                                      event.node.value, event.why),
        {{"node", event.node.value}, {"version", std::to_string(event.version.value)}});
@@ -209,7 +212,7 @@ void Coordinator::Machine::on(const WorkerCaptureMissed& event) {
 void Coordinator::Machine::watch_captures() {
   const int64_t limit_ms = patience_ms(options_.capture_timeout_ms, 5);
   for (const Captures::Named& late : captures_.late(now_ms_, newest_, limit_ms)) {
-    (void)captures_.missed(late);
+    (void)captures_.missed(late, false);
     note("capture_missed", fmt::format("version {} was not replicated within {} ms",
                                        late.version.value, limit_ms));
     abandon(late.version);
@@ -244,8 +247,23 @@ void Coordinator::Machine::watch_suspects() {
     change_view(fmt::format("no step was done for {} ms", still_ms));
 }
 
+// A holder that is lost while this process watches ends the view at once; of one that it never heard
+// of, or not since it took over, this tells.
+void Coordinator::Machine::watch_holders() {
+  for (const Member& m : view_->members)
+    for (const NodeId& id : m.holders) {
+      if (is_up(id) || lane_of(id)) continue;
+      const auto known = nodes_.find(id);
+      const int64_t since_ms = known == nodes_.end() ? phase_since_ms_ : known->second.since_ms;
+      if (now_ms_ - since_ms >= options_.daemon_grace_ms)
+        return change_view(fmt::format("node {}, which holds replicas, did not come back within {} ms",
+                                       id.value, options_.daemon_grace_ms));
+    }
+}
+
 void Coordinator::Machine::watch() {
   watch_suspects();
+  if (phase_ == Phase::kRunning) watch_holders();
   if (phase_ != Phase::kRunning) return;
   consider_protected();
   watch_captures();

@@ -168,8 +168,10 @@ struct WorkerCaptureMissed {
   Version version;
   std::string why;
   uint64_t attempt = 0;
+  bool too_late = false;  // the worker had overwritten that version before it heard of it
 };
-BOOST_DESCRIBE_STRUCT(WorkerCaptureMissed, (), (node, session, slot, epoch, version, why, attempt))
+BOOST_DESCRIBE_STRUCT(WorkerCaptureMissed, (),
+                      (node, session, slot, epoch, version, why, attempt, too_late))
 
 struct WorkerStopped {
   NodeId node;

@@ -197,7 +197,7 @@ void CaptureKeeper::missed(uint32_t slot, const train::CaptureMissed& message) {
     free_unpublished(it->second.blocks);
     grants_.erase(it);
   }
-  report_missed(slot, message.epoch, message.version, message.why, attempt);
+  report_missed(slot, message.epoch, message.version, message.why, attempt, message.too_late);
 }
 
 void CaptureKeeper::watermark(const NodeJob& job, const StateVersion& safe,
@@ -214,9 +214,9 @@ void CaptureKeeper::forget_other_jobs(uint64_t keep_hash) {
 }
 
 void CaptureKeeper::report_missed(uint32_t slot, Epoch epoch, Version version,
-                                  const std::string& why, uint64_t attempt) {
+                                  const std::string& why, uint64_t attempt, bool too_late) {
   ++counters_.skipped;
-  report_(WorkerCaptureMissed{self_, 0, slot, epoch, version, why, attempt});
+  report_(WorkerCaptureMissed{self_, 0, slot, epoch, version, why, attempt, too_late});
 }
 
 }  // namespace holdfast::daemon

@@ -77,7 +77,7 @@ class CaptureKeeper {
   void replicate(uint32_t slot, const NodeJob& job, const StateVersion& state,
                  std::vector<train::ShardBlock> blocks, uint64_t attempt);
   void report_missed(uint32_t slot, Epoch epoch, Version version, const std::string& why,
-                     uint64_t attempt);
+                     uint64_t attempt, bool too_late = false);
   void free_unpublished(const std::vector<storage::BlockInfo>& grants);
   void free_published(const NodeJob& job, const train::Captured& message);
 

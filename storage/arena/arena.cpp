@@ -54,7 +54,8 @@ class MappedArena final : public Arena {
   };
 
   Status adopt_entry(const layout::UsedEntry& entry,
-                     const std::function<bool(const BlockInfo&)>& writer_may_live);
+                     const std::function<bool(const BlockInfo&)>& writer_may_live)
+      REQUIRES(mutex_);
   void note_damage(BlockIndex block, const std::string& why) {
     damage_.push_back({ErrorCode::kBlockInvalid, fmt::format("{}: {}", file_->name(block), why)});
   }

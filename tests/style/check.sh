@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The rules of the house that a compiler does not check: sizes of files, which folder may include
-# which, and where a library may be named. Prints every breach as file:line: rule.
+# which, where a library may be named, how mutexes are written. Prints every breach as file:line: rule.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -38,6 +38,17 @@ only '#include <gloo/|#include "gloo/' train/comm
 only '#include <nccl' train/comm
 only '#include <cblas' train/kernels
 only '#include <coin/' train/schedule
+
+# Only an annotated mutex can be checked (thread_safety.sh); one that guards no member says what it is for.
+while IFS=: read -r file line _; do
+  breach "$file:$line: use Mutex, MutexLock and CondVar of base/mutex.h"
+done < <(grep -nE 'std::(recursive_|shared_|timed_)?(mutex|lock_guard|unique_lock|scoped_lock|condition_variable)' \
+           $(all_sources | grep -v '^base/mutex.h$') /dev/null)
+while IFS=: read -r file line text; do
+  mutex=$(sed -E 's/.*Mutex ([a-z_]+);.*/\1/' <<<"$text")
+  case "$text" in *//*) continue ;; esac
+  grep -qE "GUARDED_BY\(([a-z_]+->)?$mutex\)" "$file" || breach "$file:$line: nothing is GUARDED_BY($mutex)"
+done < <(grep -nE '^ *(mutable )?Mutex [a-z_]+;' $(sources | grep -v '^base/mutex.h$') /dev/null)
 
 # Pure folders: no clock, no thread, no files.
 while IFS=: read -r file line _; do

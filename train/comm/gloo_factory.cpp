@@ -77,11 +77,14 @@ class GlooFactory final : public CommunicatorFactory {
   // Gloo's connect blocks, so a second thread closes the pairs when time is over.
   Status connect_pairs(GlooGroup& group, const std::vector<std::string>& peers,
                        int64_t timeout_ms) {
-    bool done = false, late = false;
+    bool done = false, late = false;  // under the mutex
     std::thread watch([&] {
       const MutexLock lock(mutex_);
-      late = !changed_.wait_for(mutex_, std::chrono::milliseconds(timeout_ms),
-                                [&] { return done || aborted_; });
+      const auto deadline =
+          std::chrono::steady_clock::now() + std::chrono::milliseconds(timeout_ms);
+      while (!done && !aborted_ && !late)
+        if (changed_.wait_until(mutex_, deadline) == std::cv_status::timeout)
+          late = !done && !aborted_;
       if (late) group.close();
     });
     int at = 0;

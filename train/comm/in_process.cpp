@@ -48,11 +48,37 @@ struct Everybody {
   CondVar changed;
   std::vector<std::optional<bool>> ended GUARDED_BY(mutex);  // true: aborted, false: destroyed
   // By the ranks of a group and how many of these ranks were made before it.
-  std::map<std::pair<std::vector<uint32_t>, uint64_t>, std::shared_ptr<Place>> places
-      GUARDED_BY(mutex);
+  std::map<std::pair<std::vector<uint32_t>, uint64_t>, Place> places GUARDED_BY(mutex);
   // By line, sender and receiver; kViewLine: the view's own.
   std::map<std::tuple<uint32_t, uint32_t, uint32_t>, std::deque<std::vector<std::byte>>> handed_over
       GUARDED_BY(mutex);
+
+  void end(uint32_t rank, bool aborted) REQUIRES(mutex) {
+    if (!ended[rank]) ended[rank] = aborted;
+    changed.notify_all();
+  }
+
+  // As `rank` sees it.
+  Status check_ended(uint32_t rank) const REQUIRES(mutex) {
+    if (ended[rank])
+      return fail(*ended[rank] ? ErrorCode::kCommAborted : ErrorCode::kCommPeerLost,
+                  fmt::format("rank {} of {}", rank, ended.size()));
+    for (uint32_t r = 0; r < ended.size(); ++r)
+      if (ended[r]) return fail(ErrorCode::kCommPeerLost, fmt::format("rank {} is gone", r));
+    return {};
+  }
+
+  // One round of a loop in which `rank` waits for the others; they have `timeout_ms` until the deadline.
+  Status wait(uint32_t rank, TimePoint deadline, int64_t timeout_ms) REQUIRES(mutex) {
+    RETURN_IF_ERROR(check_ended(rank));
+    if (std::chrono::steady_clock::now() >= deadline) {
+      end(rank, false);
+      return fail(ErrorCode::kCommTimeout,
+                  fmt::format("rank {} waited {} ms for the others", rank, timeout_ms));
+    }
+    changed.wait_until(mutex, deadline);
+    return {};
+  }
 };
 
 // One rank's end of a group, or of all.
@@ -68,14 +94,12 @@ class Members {
         timeout_ms_(timeout_ms) {
     CHECK(self_ < ranks_.size(), "rank {} makes a group without itself", rank);
     const MutexLock lock(everybody_->mutex);
-    auto& place = everybody_->places[{ranks_, number}];
-    if (!place) place = std::make_shared<Place>(Place{std::vector<Offer>(ranks_.size())});
-    place_ = place;
+    place_ = &everybody_->places[{ranks_, number}];
+    place_->offers.resize(ranks_.size());
   }
 
   uint32_t self() const { return self_; }
   uint32_t size() const { return static_cast<uint32_t>(ranks_.size()); }
-  Everybody& everybody() const { return *everybody_; }
 
   Status all_to_all(std::span<const std::byte> send, std::span<const size_t> send_bytes,
                     std::span<std::byte> recv, std::span<const size_t> recv_bytes) {
@@ -92,49 +116,20 @@ class Members {
     return exchange(Offer{send, {}}, recv, recv_bytes);  // no offsets: everybody takes all of it
   }
 
-  // Returns when the condition holds.
-  template <class Condition>
-  Status wait(TimePoint deadline, const Condition& condition) REQUIRES(everybody_->mutex) {
-    while (!condition()) {
-      RETURN_IF_ERROR(check_ended());
-      if (everybody_->changed.wait_until(everybody_->mutex, deadline) == std::cv_status::timeout &&
-          !condition()) {
-        RETURN_IF_ERROR(check_ended());
-        end_locked(false);
-        return fail(ErrorCode::kCommTimeout,
-                    fmt::format("rank {} waited {} ms for the others", rank_, timeout_ms_));
-      }
-    }
-    return {};
-  }
-  TimePoint deadline() const {
-    return std::chrono::steady_clock::now() + std::chrono::milliseconds(timeout_ms_);
-  }
-
   void end(bool aborted) {
     const MutexLock lock(everybody_->mutex);
-    end_locked(aborted);
-  }
-
-  Status check_ended() REQUIRES(everybody_->mutex) {
-    const auto& ended = everybody_->ended;
-    if (ended[rank_])
-      return fail(*ended[rank_] ? ErrorCode::kCommAborted : ErrorCode::kCommPeerLost,
-                  fmt::format("rank {} of {}", rank_, ended.size()));
-    for (uint32_t r = 0; r < ended.size(); ++r)
-      if (ended[r]) return fail(ErrorCode::kCommPeerLost, fmt::format("rank {} is gone", r));
-    return {};
+    everybody_->end(rank_, aborted);
   }
 
  private:
   Status exchange(Offer offer, std::span<std::byte> recv, std::span<const size_t> recv_bytes) {
     CHECK(std::accumulate(recv_bytes.begin(), recv_bytes.end(), size_t{0}) == recv.size());
-    const TimePoint until = deadline();
+    const TimePoint until = after_ms(timeout_ms_);
     const MutexLock lock(everybody_->mutex);
-    RETURN_IF_ERROR(check_ended());
+    RETURN_IF_ERROR(everybody_->check_ended(rank_));
     place_->offers[self_] = std::move(offer);
     RETURN_IF_ERROR(meet(until));
-    RETURN_IF_ERROR(check_ended());  // an ended rank's buffer may be gone already
+    RETURN_IF_ERROR(everybody_->check_ended(rank_));  // an ended rank's buffer may be gone already
     size_t at = 0;
     for (uint32_t r = 0; r < size(); ++r) {
       const Offer& from = place_->offers[r];
@@ -157,12 +152,9 @@ class Members {
       everybody_->changed.notify_all();
       return {};
     }
-    return wait(until, [&] { return place_->phase != phase; });
-  }
-
-  void end_locked(bool aborted) REQUIRES(everybody_->mutex) {
-    if (!everybody_->ended[rank_]) everybody_->ended[rank_] = aborted;
-    everybody_->changed.notify_all();
+    while (place_->phase == phase)
+      RETURN_IF_ERROR(everybody_->wait(rank_, until, timeout_ms_));
+    return {};
   }
 
   const std::shared_ptr<Everybody> everybody_;
@@ -170,7 +162,7 @@ class Members {
   const uint32_t rank_;  // among everybody
   const uint32_t self_;  // among the members
   const int64_t timeout_ms_;
-  std::shared_ptr<Place> place_;  // under the mutex of everybody
+  Place* place_ PT_GUARDED_BY(everybody_->mutex) = nullptr;  // of everybody
 };
 
 class InProcessGroup final : public Communicator {
@@ -200,27 +192,32 @@ std::vector<uint32_t> all_ranks(uint32_t size) {
 
 class InProcessLine final : public HandOverLine {
  public:
-  InProcessLine(Members all, uint32_t rank, uint32_t number)
-      : all_(std::move(all)), rank_(rank), number_(number) {}
+  InProcessLine(std::shared_ptr<Everybody> everybody, uint32_t rank, uint32_t size, uint32_t number,
+                int64_t timeout_ms)
+      : everybody_(std::move(everybody)),
+        rank_(rank),
+        size_(size),
+        number_(number),
+        timeout_ms_(timeout_ms) {}
 
   Status send(uint32_t to, std::vector<std::byte> bytes) override {
-    CHECK(to < all_.size() && to != rank_ && !bytes.empty());
-    Everybody& everybody = all_.everybody();
-    const MutexLock lock(everybody.mutex);
+    CHECK(to < size_ && to != rank_ && !bytes.empty());
+    const MutexLock lock(everybody_->mutex);
     RETURN_IF_ERROR(check_ended());
-    everybody.handed_over[{number_, rank_, to}].push_back(std::move(bytes));
-    everybody.changed.notify_all();
+    everybody_->handed_over[{number_, rank_, to}].push_back(std::move(bytes));
+    everybody_->changed.notify_all();
     return {};
   }
   Status receive(uint32_t from, std::span<std::byte> into) override {
-    CHECK(from < all_.size() && from != rank_ && !into.empty());
-    const TimePoint until = all_.deadline();
-    Everybody& everybody = all_.everybody();
-    const MutexLock lock(everybody.mutex);
+    CHECK(from < size_ && from != rank_ && !into.empty());
+    const TimePoint until = after_ms(timeout_ms_);
+    const MutexLock lock(everybody_->mutex);
     RETURN_IF_ERROR(check_ended());
-    auto& handed_over = everybody.handed_over[{number_, from, rank_}];
-    RETURN_IF_ERROR(all_.wait(until, [&] { return aborted_ || !handed_over.empty(); }));
-    RETURN_IF_ERROR(check_ended());
+    auto& handed_over = everybody_->handed_over[{number_, from, rank_}];
+    while (handed_over.empty()) {
+      RETURN_IF_ERROR(everybody_->wait(rank_, until, timeout_ms_));
+      if (aborted_) return check_ended();
+    }
     CHECK(handed_over.front().size() == into.size(), "rank {} hands {} bytes over, {} are taken",
           from, handed_over.front().size(), into.size());
     std::memcpy(into.data(), handed_over.front().data(), into.size());
@@ -228,24 +225,25 @@ class InProcessLine final : public HandOverLine {
     return {};
   }
   Status flush() override {
-    const MutexLock lock(all_.everybody().mutex);
+    const MutexLock lock(everybody_->mutex);
     return check_ended();
   }
   void abort() override {
-    const MutexLock lock(all_.everybody().mutex);
+    const MutexLock lock(everybody_->mutex);
     aborted_ = true;
-    all_.everybody().changed.notify_all();
+    everybody_->changed.notify_all();
   }
 
  private:
-  Status check_ended() {  // under the mutex of everybody
+  Status check_ended() const REQUIRES(everybody_->mutex) {
     if (aborted_) return fail(ErrorCode::kCommAborted, fmt::format("a line of rank {}", rank_));
-    return all_.check_ended();
+    return everybody_->check_ended(rank_);
   }
-  Members all_;
-  const uint32_t rank_;
+  const std::shared_ptr<Everybody> everybody_;
+  const uint32_t rank_, size_;
   const uint32_t number_;
-  bool aborted_ = false;  // under the mutex of everybody
+  const int64_t timeout_ms_;
+  bool aborted_ GUARDED_BY(everybody_->mutex) = false;
 };
 
 class InProcessCommunicator final : public ViewCommunicator {
@@ -256,7 +254,7 @@ class InProcessCommunicator final : public ViewCommunicator {
         rank_(rank),
         timeout_ms_(timeout_ms),
         all_(everybody_, all_ranks(size), 0, rank, timeout_ms),
-        own_(all_, rank, kViewLine) {}
+        own_(everybody_, rank, size, kViewLine, timeout_ms) {}
 
   ~InProcessCommunicator() override { all_.end(false); }
 
@@ -282,8 +280,7 @@ class InProcessCommunicator final : public ViewCommunicator {
 
   std::unique_ptr<HandOverLine> line(uint32_t number, int64_t timeout_ms) override {
     CHECK(number < kMostLines);
-    return std::make_unique<InProcessLine>(
-        Members(everybody_, all_ranks(size()), 0, rank_, timeout_ms), rank_, number);
+    return std::make_unique<InProcessLine>(everybody_, rank_, size(), number, timeout_ms);
   }
   Status send(uint32_t to, std::vector<std::byte> bytes) override {
     return own_.send(to, std::move(bytes));
@@ -381,7 +378,7 @@ class InProcessFactory final : public CommunicatorFactory {
   uint32_t rank_ = 0;
   uint32_t size_ = 0;
   std::string address_;
-  bool aborted_ = false;
+  bool aborted_ GUARDED_BY(hub_->mutex) = false;
 };
 
 }  // namespace

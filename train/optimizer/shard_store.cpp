@@ -93,10 +93,14 @@ std::vector<HeldShards> ShardStore<B>::held() const {
 
 template <class B>
 Status ShardStore<B>::read(const float* from, std::span<std::byte> out) {
-  Reader& reader = readers_[next_reader_.fetch_add(1, std::memory_order_relaxed) % readers_.size()];
-  if constexpr (B::kHostMemory) return reader.copier.read(from, out.size(), out.data());
-  const MutexLock lock(reader.mutex);
-  return reader.copier.read(from, out.size(), out.data());
+  if constexpr (B::kHostMemory) {  // it has no state: any number at a time
+    return typename B::Reader(device_).read(from, out.size(), out.data());
+  } else {
+    Reader& reader =
+        readers_[next_reader_.fetch_add(1, std::memory_order_relaxed) % readers_.size()];
+    const MutexLock lock(reader.mutex);
+    return reader.copier.read(from, out.size(), out.data());
+  }
 }
 
 template <class B>
@@ -104,7 +108,7 @@ void ShardStore<B>::revoke(Bank& bank) {
   ++bank.generation;
   bank.guards = 0;
   bank.patience_ms = 0;
-  changed_.wait(mutex_, [&] { return bank.readers == 0; });  // bounded: the copy of one shard
+  while (bank.readers > 0) changed_.wait(mutex_);  // bounded: the copy of one shard
 }
 
 template <class B>
@@ -141,6 +145,7 @@ void ShardStore<B>::open(const std::vector<uint32_t>& owned, const StateVersion&
 
 template <class B>
 ShardView ShardStore<B>::view(uint32_t bank, uint32_t shard) {
+  mutex_.only_writer_reads();
   float* data = room_.find(bank, shard);
   CHECK(data != nullptr, "shard {} is not owned", shard);
   const size_t n = elements(shard);
@@ -156,7 +161,7 @@ void ShardStore<B>::upload_runs(uint32_t shard, std::span<const std::byte> paylo
     const MutexLock lock(mutex_);
     banks_[bank_].complete.erase(shard);
   }
-  const ShardView to = view(bank_, shard);
+  const ShardView to = now(shard);
   const size_t bytes = to.master.size_bytes();
   CHECK(payload.size() == 3 * bytes);
   const auto all = [&] {
@@ -214,9 +219,9 @@ double ShardStore<B>::begin_update() {
   const auto begun = std::chrono::steady_clock::now();
   Bank& next = banks_[1 - bank_];
   const bool held = next.guards > 0;
-  if (held)
-    changed_.wait_for(mutex_, std::chrono::milliseconds(next.patience_ms),
-                      [&] { return next.guards == 0; });
+  const auto deadline = begun + std::chrono::milliseconds(next.patience_ms);
+  while (next.guards > 0)
+    if (changed_.wait_until(mutex_, deadline) == std::cv_status::timeout) break;
   next.state.reset();
   next.complete.clear();
   revoke(next);

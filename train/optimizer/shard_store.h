@@ -59,14 +59,26 @@ class ShardStore {
   Status finish_loading() EXCLUDES(mutex_);
   bool complete() const EXCLUDES(mutex_);  // every owned shard is at the newest state
 
-  const std::vector<uint32_t>& owned() const { return owned_; }
-  StateVersion current() const { return current_; }
+  const std::vector<uint32_t>& owned() const {
+    mutex_.only_writer_reads();
+    return owned_;
+  }
+  StateVersion current() const {
+    mutex_.only_writer_reads();
+    return current_;
+  }
 
   // The update: begin_update makes the other bank writable (waits for captures, see protect(); seconds
   // that it waited), commit_update makes the new state exist. Between the two nothing of it is listed.
   double begin_update() EXCLUDES(mutex_);
-  ShardView now(uint32_t shard) { return view(bank_, shard); }
-  ShardView next(uint32_t shard) { return view(1 - bank_, shard); }
+  ShardView now(uint32_t shard) {
+    mutex_.only_writer_reads();
+    return view(bank_, shard);
+  }
+  ShardView next(uint32_t shard) {
+    mutex_.only_writer_reads();
+    return view(1 - bank_, shard);
+  }
   void commit_update(const StateVersion& made) EXCLUDES(mutex_);
 
   // nullptr: no bank holds the version completely. An update that needs the bank waits at most
@@ -99,24 +111,24 @@ class ShardStore {
   struct Reader {
     explicit Reader(typename B::Device& device) : copier(device) {}
     Mutex mutex;
-    typename B::Reader copier;
+    typename B::Reader copier GUARDED_BY(mutex);
   };
   std::array<Reader, 2> readers_;
   std::atomic<size_t> next_reader_{0};
   const ParameterLayout& layout_;
-  std::vector<uint32_t> owned_;
-  StateVersion current_;
-  uint32_t bank_ = 0;  // that holds `current_`
 
   Mutex device_mutex_;  // an accelerator is driven by one thread at a time
 
   mutable Mutex mutex_;
   CondVar changed_;
   std::vector<uint32_t> loaded_ GUARDED_BY(mutex_);  // since the last finish_loading
-  // Banks and rooms are changed by the main thread only, under the mutex; the floats are read by guards
-  // while `readers` is counted, and written only after revoke().
-  ShardRoom<B> room_;  // of a shard in a bank: master, m, v
-  std::array<Bank, ShardRoom<B>::kBanks> banks_;
+  // Changed by the main thread only, which reads it without the mutex, as those do that load shards for it.
+  // The floats are read by guards while `readers` is counted, and written only after revoke().
+  ShardRoom<B> room_ GUARDED_BY(mutex_);  // of a shard in a bank: master, m, v
+  std::vector<uint32_t> owned_ GUARDED_BY(mutex_);
+  StateVersion current_ GUARDED_BY(mutex_);
+  uint32_t bank_ GUARDED_BY(mutex_) = 0;  // that holds `current_`
+  std::array<Bank, ShardRoom<B>::kBanks> banks_ GUARDED_BY(mutex_);
 };
 
 }  // namespace holdfast::train

@@ -9,8 +9,8 @@
 namespace holdfast::train {
 namespace {
 
-FromWorker missed(const Capture& order, std::string why) {
-  return CaptureMissed{order.epoch, order.version, std::move(why)};
+FromWorker missed(const Capture& order, std::string why, bool too_late = false) {
+  return CaptureMissed{order.epoch, order.version, std::move(why), too_late};
 }
 
 }  // namespace
@@ -45,8 +45,7 @@ void Capturer::order(const Capture& order) {
       const auto place = std::upper_bound(
           orders_.begin(), orders_.end(), order.version,
           [](Version version, const Order& other) { return version < other.capture.version; });
-      orders_.insert(place, {order, Clock::now() +
-                                        std::chrono::milliseconds(limits_.version_wait_ms)});
+      orders_.insert(place, {order, Clock::now()});
       changed_.notify_all();
       return;
     }
@@ -57,6 +56,7 @@ void Capturer::order(const Capture& order) {
 void Capturer::set_version(Version newest) {
   MutexLock lock(mutex_);
   newest_ = newest;
+  newest_since_ = Clock::now();
   changed_.notify_all();
 }
 
@@ -74,6 +74,11 @@ void Capturer::cancel_and_wait() {
   while (busy_) changed_.wait(mutex_);
 }
 
+// However far ahead its version is: as long as versions are made, it may come.
+Capturer::Clock::time_point Capturer::deadline_of(const Order& order) const {
+  return std::max(order.since, newest_since_) + std::chrono::milliseconds(limits_.version_wait_ms);
+}
+
 bool Capturer::is_made(const Order& order) const {
   return newest_ && order.capture.version <= *newest_;
 }
@@ -82,14 +87,14 @@ std::optional<Capturer::Order> Capturer::next() {
   while (!ending_) {
     const auto due =
         std::min_element(orders_.begin(), orders_.end(),
-                         [](const Order& a, const Order& b) { return a.deadline < b.deadline; });
+                         [](const Order& a, const Order& b) { return a.since < b.since; });
     auto taken = orders_.begin();
     if (due == orders_.end()) {
       changed_.wait(mutex_);
       continue;
     }
     if (!is_made(*taken)) {
-      const Clock::time_point deadline = due->deadline;  // the order may go while we wait
+      const Clock::time_point deadline = deadline_of(*due);  // the order may go while we wait
       if (Clock::now() < deadline) {
         changed_.wait_until(mutex_, deadline);
         continue;
@@ -116,7 +121,8 @@ void Capturer::work() {
       cancelled_.store(false);
     }
     report_(made ? carry_out(order->capture)
-                 : missed(order->capture, fmt::format("version {} was not made within {} ms",
+                 : missed(order->capture, fmt::format("version {} was not made, nor any other "
+                                                      "within {} ms",
                                                       order->capture.version.value,
                                                       limits_.version_wait_ms)));
     MutexLock lock(mutex_);
@@ -137,7 +143,8 @@ FromWorker Capturer::carry_out(const Capture& order) {
   }
   auto protection = protect(order.version, limits_.hold_ms);
   if (!protection)
-    return missed(order, fmt::format("no buffer holds version {} any more", order.version.value));
+    return missed(order, fmt::format("no buffer holds version {} any more", order.version.value),
+                  /*too_late=*/true);
   const auto state =
       capture_into(std::move(protection), *target, order.epoch, order.blocks, cancelled_);
   if (!state && state.error().code == ErrorCode::kDeviceFailed) broken_(state.error());

@@ -20,7 +20,9 @@
 namespace holdfast::train {
 
 struct CaptureLimits {
-  int64_t version_wait_ms = 120'000;  // for the version to be made, from the order on
+  // For the version to be made, from the order or the last version made on. More than a coordinator
+  // waits for a step before it ends the view.
+  int64_t version_wait_ms = 1'800'000;
   int64_t hold_ms = 1'000;            // an update waits so long for the buffer, then takes it back
   size_t queue = 8;                   // orders
 };
@@ -56,11 +58,12 @@ class Capturer {
   using Clock = std::chrono::steady_clock;
   struct Order {
     Capture capture;
-    Clock::time_point deadline;  // for the version to be made
+    Clock::time_point since;
   };
   void work() EXCLUDES(mutex_);
   // Waits for the lowest version that is made, or for an order whose time is over; nothing: ends.
   std::optional<Order> next() REQUIRES(mutex_);
+  Clock::time_point deadline_of(const Order& order) const REQUIRES(mutex_);
   bool is_made(const Order& order) const REQUIRES(mutex_);
   FromWorker carry_out(const Capture& order) EXCLUDES(mutex_);
 
@@ -73,6 +76,7 @@ class Capturer {
   ProtectFn protect_ GUARDED_BY(mutex_);
   std::vector<Order> orders_ GUARDED_BY(mutex_);  // by version; equal ones as they came
   std::optional<Version> newest_ GUARDED_BY(mutex_);
+  Clock::time_point newest_since_ GUARDED_BY(mutex_);
   bool busy_ GUARDED_BY(mutex_) = false;
   bool ending_ GUARDED_BY(mutex_) = false;
   std::atomic<bool> cancelled_{false};  // of the order under way

@@ -119,7 +119,7 @@ Lane::Restoration Lane::try_restore(const Restore& restore) {
   }
   times_.bytes = loading.bytes;
   times_.load_seconds = watch.lap();
-  auto address = factory_->prepare(restore.lane, restore.lanes);
+  auto address = factory().prepare(restore.lane, restore.lanes);
   if (address)
     done.comm_address = to_base64(*address);
   else
@@ -166,7 +166,7 @@ Status Lane::start(const Go& go) {
   {
     const Pulse::Waiting waiting(pulse_);
     ASSIGN_OR_RETURN(
-        comm, factory_->connect(addresses, timeouts_.connect_ms, timeouts_.collective_ms));
+        comm, factory().connect(addresses, timeouts_.connect_ms, timeouts_.collective_ms));
   }
   {
     MutexLock lock(mutex_);
@@ -174,11 +174,11 @@ Status Lane::start(const Go& go) {
     if (abort_.is_set()) comm_->abort();
   }
   times_.connect_seconds += watch.lap();
-  RETURN_IF_ERROR(trainer_->materialize(*comm_));
+  RETURN_IF_ERROR(trainer_->materialize(communicator()));
   times_.weights_seconds = watch.lap();
   return {};
 }
 
-Result<StepDone> Lane::run_step(Step step) { return trainer_->run_step(*comm_, step); }
+Result<StepDone> Lane::run_step(Step step) { return trainer_->run_step(communicator(), step); }
 
 }  // namespace holdfast::train

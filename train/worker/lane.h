@@ -38,7 +38,7 @@ class Lane {
   Lane(LaneParts parts, LaneTimeouts timeouts, ProgressRecord& record);
 
   // ---- main thread ----
-  Status open_job(const Welcome& welcome);
+  Status open_job(const Welcome& welcome) EXCLUDES(mutex_);
   uint64_t steps() const { return job_->config.steps; }
   std::vector<HeldShards> held() const;
   Status check_device() { return trainer_ ? trainer_->check_device() : Status{}; }
@@ -83,6 +83,15 @@ class Lane {
 
   Restoration try_restore(const Restore& restore);
   Status open_view(const Restore& restore);
+  // For the main thread.
+  CommunicatorFactory& factory() const {
+    mutex_.only_writer_reads();
+    return *factory_;
+  }
+  ViewCommunicator& communicator() const {
+    mutex_.only_writer_reads();
+    return *comm_;
+  }
   void repeat_abort() EXCLUDES(mutex_);
   void abort_locked() REQUIRES(mutex_);
 
@@ -97,8 +106,8 @@ class Lane {
   RestoreTimes times_;                                      // of the open view
 
   Mutex mutex_;  // only the main thread changes these two, abort() uses them
-  std::unique_ptr<CommunicatorFactory> factory_;
-  std::unique_ptr<ViewCommunicator> comm_;
+  std::unique_ptr<CommunicatorFactory> factory_ GUARDED_BY(mutex_);
+  std::unique_ptr<ViewCommunicator> comm_ GUARDED_BY(mutex_);
   Pulse pulse_;  // the last: its thread calls back
 };
 

@@ -17,7 +17,7 @@
 
 namespace holdfast::train {
 
-inline constexpr uint32_t kWorkerLinkVersion = 3;
+inline constexpr uint32_t kWorkerLinkVersion = 4;
 
 // Shards by flat number (ShardId::flat) that are held at one state.
 struct HeldShards {
@@ -135,8 +135,9 @@ struct CaptureMissed {
   Epoch epoch;
   Version version;
   std::string why;
+  bool too_late = false;  // no buffer held it any more
 };
-BOOST_DESCRIBE_STRUCT(CaptureMissed, (), (epoch, version, why))
+BOOST_DESCRIBE_STRUCT(CaptureMissed, (), (epoch, version, why, too_late))
 
 // Stands before step `step` (holds version == step) because of StopAt, or because the job's last
 // step is done.

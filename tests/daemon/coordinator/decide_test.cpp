@@ -82,5 +82,59 @@ TEST_F(DecideAfterAFailedFetch, TheOnlyCopyIsTriedAgain) {
   EXPECT_EQ(shard_2(), std::pair(node(0), node(2)));
 }
 
+// node-1's worker is gone. node-0 holds its own shard at versions 4 and 5, and a replica of the other at
+// version 4; version 5 of that lies in node-1's arena only.
+class DecideByCost : public testing::Test {
+ protected:
+  DecideByCost() : input_(input_of(2, 1, 2)), holdings_(2) {
+    input_.workers.resize(1);
+    input_.history = {{Epoch{7, 1}, StateVersion{}}};
+    input_.safe = kOlder;
+    input_.fetch_bytes_per_second = 50;  // a shard takes 2 s
+    input_.step_seconds = 1;
+    holdings_.add_buffer({node(0), 0}, {{kOlder, {0}}, {kBase, {0}}});
+    holdings_.add_arena(node(0), {{kOlder, {0, 1}}});
+    holdings_.add_arena(node(1), {{kBase, {1}}});
+  }
+  View view() const { return decide(input_, holdings_).view; }
+  static constexpr StateVersion kOlder{Version(4), Epoch{7, 1}};
+  DecideInput input_;
+  Holdings holdings_;
+};
+
+TEST_F(DecideByCost, AStepDoneAgainIsCheaperThanALongFetch) {
+  EXPECT_EQ(view().base, kOlder);
+  EXPECT_NE(view().reason.find("not v5"), std::string::npos) << view().reason;
+  EXPECT_NE(view().reason.find("1 more step done again"), std::string::npos) << view().reason;
+}
+
+TEST_F(DecideByCost, TheNewestIsTakenWhereItsFetchIsCheaper) {
+  input_.step_seconds = 3;
+  EXPECT_EQ(view().base, kBase);
+  input_.step_seconds = 1;
+  input_.fetch_bytes_per_second = 1'000;
+  EXPECT_EQ(view().base, kBase);
+}
+
+TEST_F(DecideByCost, NothingOlderThanTheSafeVersionIsTaken) {
+  input_.safe = kBase;
+  EXPECT_EQ(view().base, kBase);
+}
+
+TEST_F(DecideByCost, WithoutKnowingAStepsTimeTheNewestIsTaken) {
+  input_.step_seconds = 0;
+  EXPECT_EQ(view().base, kBase);
+}
+
+TEST_F(DecideByCost, LoadingManyBytesOfTheOwnArenaCostsTimeToo) {
+  Holdings holdings(2);  // node-0's buffer of version 4 is overwritten
+  holdings.add_buffer({node(0), 0}, {{kBase, {0}}});
+  holdings.add_arena(node(0), {{kOlder, {0, 1}}});
+  holdings.add_arena(node(1), {{kBase, {1}}});
+  EXPECT_EQ(decide(input_, holdings).view.base, kOlder);
+  input_.load_bytes_per_second = 50;
+  EXPECT_EQ(decide(input_, holdings).view.base, kBase) << "4 s for two shards and a step of 1 s, or 4 s for one that is fetched";
+}
+
 }  // namespace
 }  // namespace holdfast::daemon

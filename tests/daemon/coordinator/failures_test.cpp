@@ -109,6 +109,73 @@ TEST_F(Failures, AReturningNodeThatCannotOpenTheJobIsKeptOut) {
   EXPECT_EQ(noted("job_failed"), 1U) << "a member's error is the job's";
 }
 
+TEST_F(Failures, ANodeWhoseArenaIsTooSmallTakesNoPartAndIsNamed) {
+  begin(small_job(3));
+  step_done_by_all(0);
+  disconnect(2);
+  comm_broken(0);
+  pass(400);
+  arenas_[2] = 1 << 16;
+  connect(2);
+  ASSERT_EQ(noted("kept_out"), 1U);
+  EXPECT_NE(notes_.back().text.find("node-2"), std::string::npos) << notes_.back().text;
+  state_ = {Version(1), Epoch{7, 1}};
+  for (const uint32_t n : {0U, 1U, 2U}) quiesced(n);
+  restored_by_all();
+  EXPECT_EQ(members(), (std::vector<uint32_t>{0, 1})) << "node-2's captures would never be whole";
+  connect(2);
+  EXPECT_EQ(noted("kept_out"), 1U) << "it was said";
+  // With more room it comes.
+  arenas_.erase(2);
+  connect(2);
+  quiesced(2);
+  for (const uint32_t n : members()) replicated(n, *last<CommandCapture>(n));
+  step_done_by_all(1);
+  pass(100);
+  ASSERT_TRUE(last<CommandStopAt>(0));
+  EXPECT_TRUE(last<CommandStopAt>(0)->step);
+}
+
+TEST_F(Failures, AHolderThatIsGoneSinceTheCoordinatorStartedAnewIsReplaced) {
+  domains_ = {{0, "rack"}, {1, "rack"}};
+  begin(small_job(2), {2, 3});
+  const auto holder_of = [&](uint32_t n) { return coordinator_->view()->members[n].holders; };
+  ASSERT_EQ(holder_of(0), std::vector<NodeId>{node(2)});
+  ASSERT_EQ(holder_of(1), std::vector<NodeId>{node(3)});
+  coordinator_.emplace(CoordinatorOptions{}, now_ms_, coordinator_->epoch(),
+                       std::vector<JobRecord>{stored_});
+  connect(3);
+  for (const uint32_t n : {0U, 1U}) connect(n, {report(train::WorkerPhase::kRunning, 4)});
+  ASSERT_EQ(coordinator_->phase(), Phase::kRunning);
+  EXPECT_FALSE(coordinator_->is_protected());
+  pass(9'000);
+  EXPECT_EQ(coordinator_->phase(), Phase::kRunning) << "its daemon may be on its way";
+  pass(2'000);
+  ASSERT_EQ(coordinator_->phase(), Phase::kGathering);
+  quiesced_by({0, 1});
+  quiesced_without_worker(3, {});
+  restored_by_all();
+  for (const uint32_t n : {0U, 1U}) EXPECT_EQ(holder_of(n), std::vector<NodeId>{node(3)});
+}
+
+TEST_F(Failures, WaitsForNodesGrowWithTheirBytes) {
+  conf::JobConfig job = small_job(2);
+  job.model.width = 1024;
+  job.model.expert_width = 8192;  // 2 experts: 50 million parameters, 600 MB
+  for (const uint32_t n : {0U, 1U}) arenas_[n] = uint64_t{8} << 30;
+  begin(job);
+  feed(WorkerChanged{node(0), sessions_[0], {0, false, {}, {}, {}, {}}, "killed"});
+  quiesced(0);
+  pass(5'500);
+  EXPECT_EQ(coordinator_->phase(), Phase::kGathering) << "node-1 checks its arena, 1.8 GB";
+  pass(4'000);
+  EXPECT_EQ(coordinator_->phase(), Phase::kRestoring) << "without it";
+  pass(30'500);
+  EXPECT_EQ(coordinator_->phase(), Phase::kRestoring) << "node-0 fetches 600 MB";
+  pass(10'000);
+  EXPECT_EQ(coordinator_->phase(), Phase::kGathering);
+}
+
 TEST_F(Failures, AJobThatNobodyCanOpenFails) {
   connect(0);
   connect(1);

@@ -1,4 +1,5 @@
 // Who takes which place when there are stages, who moves, and why.
+#include "daemon/coordinator/base.h"
 #include "daemon/coordinator/members.h"
 
 #include <fmt/format.h>

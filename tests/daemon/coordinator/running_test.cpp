@@ -86,7 +86,7 @@ TEST_F(Running, EverybodyGetsToTheVersionsThatWereNamedBeforeStanding) {
   for (uint64_t step = 0; step < 12; ++step) {
     for (const uint32_t n : {0U, 1U})
       if (const auto c = last<CommandCapture>(n); step < 6)
-        feed(WorkerCaptureMissed{node(n), sessions_[n], 0, c->epoch, c->version, "late", c->attempt});
+        feed(WorkerCaptureMissed{node(n), sessions_[n], 0, c->epoch, c->version, "late", c->attempt, true});
     step_done_by_all(step);
   }
   const Version named = last<CommandCapture>(0)->version;

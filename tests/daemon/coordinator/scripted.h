@@ -63,7 +63,7 @@ class Scripted : public testing::Test {
     up.node = node(n);
     up.session = ++sessions_[n];
     up.failure_domain = domains_.contains(n) ? domains_[n] : up.node.value;
-    up.arena_bytes = uint64_t{1} << 30;
+    up.arena_bytes = arenas_.contains(n) ? arenas_[n] : uint64_t{1} << 30;
     up.workers = std::move(workers);
     feed(up);
   }
@@ -119,12 +119,15 @@ class Scripted : public testing::Test {
   void restored_by_all() {
     for (const uint32_t n : members()) restored(n);
   }
-  void begin(const conf::JobConfig& job) {
+  // `spare`: nodes without a worker.
+  void begin(const conf::JobConfig& job, const std::vector<uint32_t>& spare = {}) {
     const train::ParameterLayout layout(job.model, job.slices());
     all_shards_.resize(layout.shard_count());
     std::iota(all_shards_.begin(), all_shards_.end(), 0U);
     for (uint32_t n = 0; n < job.workers(); ++n) connect(n);
+    for (const uint32_t n : spare) connect(n);
     feed(SubmitJob{1, job});
+    for (const uint32_t n : spare) quiesced_without_worker(n, {});
     for (uint32_t n = 0; n < job.workers(); ++n) quiesced(n);
     restored_by_all();
     ASSERT_EQ(coordinator_->phase(), Phase::kRunning);
@@ -167,6 +170,7 @@ class Scripted : public testing::Test {
   StateVersion state_;
   std::vector<uint32_t> all_shards_;
   std::map<uint32_t, uint64_t> sessions_;
+  std::map<uint32_t, uint64_t> arenas_;      // bytes, where not 1 GiB
   std::map<uint32_t, std::string> domains_;  // where not the node's own
   std::vector<std::pair<NodeId, NodeCommand>> commands_;
   std::vector<EventRecord> notes_;

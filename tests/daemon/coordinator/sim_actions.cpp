@@ -329,7 +329,7 @@ void SimCluster::capture_moves(Node& node) {
     node.replications.push_back({node.epoch, state, attempt, node.holders, {}});
     return;
   }
-  tell(node, WorkerCaptureMissed{node.id, 0, 0, node.epoch, wanted, "too late", attempt});
+  tell(node, WorkerCaptureMissed{node.id, 0, 0, node.epoch, wanted, "too late", attempt, true});
 }
 
 void SimCluster::replication_moves(Node& node) {

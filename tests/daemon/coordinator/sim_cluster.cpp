@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <tuple>
+#include <type_traits>
 
 namespace holdfast::daemon::sim {
 
@@ -59,6 +61,37 @@ void SimCluster::broke(const std::string& promise) {
 
 void SimCluster::feed(const Event& event) {
   if (coordinator_up_) apply(coordinator_->step(now_ms_, event));
+}
+
+namespace {
+
+// Of what is said in an epoch; a finished step of the view that is ending and an error of a worker count
+// whenever they come (docs/coordinator.md).
+std::optional<Epoch> said_in(const NodeEvent& event) {
+  return std::visit(
+      [](const auto& e) -> std::optional<Epoch> {
+        using Said = std::decay_t<decltype(e)>;
+        if constexpr (requires { e.epoch; } && !std::is_same_v<Said, WorkerFatal>) return e.epoch;
+        return std::nullopt;
+      },
+      event);
+}
+
+}  // namespace
+
+// fencing: what was sent in an older epoch has no effect.
+void SimCluster::hear(const NodeEvent& event) {
+  const std::optional<Epoch> epoch = said_in(event);
+  const bool old = epoch && *epoch < epoch_;
+  const auto seen = [&] {
+    return std::tuple(coordinator_->phase(), coordinator_->epoch(), coordinator_->safe(),
+                      coordinator_->newest_version(), coordinator_->is_protected());
+  };
+  const auto before = seen();
+  Outcome outcome = coordinator_->step(now_ms_, to_event(event));
+  if (old && (!outcome.records.empty() || !outcome.commands.empty() || seen() != before))
+    broke("fencing: a message of " + to_string(*epoch) + " had an effect");
+  apply(std::move(outcome));
 }
 
 void SimCluster::apply(Outcome outcome) {
@@ -232,7 +265,7 @@ void SimCluster::one_event() {
         // Who greets anew was down before.
         for (size_t i = downs_.size(); std::holds_alternative<NodeUp>(event) && i-- > 0;)
           if (downs_[i].node == node.id) hear_of_down(i);
-        feed(to_event(event));
+        hear(event);
       }
       return;
     case 2:

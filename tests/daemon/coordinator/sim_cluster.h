@@ -43,6 +43,7 @@ class SimCluster {
   void fault();
   void stage_fault();
   void feed(const Event& event);
+  void hear(const NodeEvent& event);
   void hear_of_down(size_t index);
   bool knows(const Node& node) const;
   void apply(Outcome outcome);

@@ -4,13 +4,12 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
-#include <condition_variable>
 #include <memory>
-#include <mutex>
 #include <random>
 #include <thread>
 #include <vector>
 
+#include "base/mutex.h"
 #include "storage/fabric/fabric.h"
 
 namespace holdfast::storage {
@@ -28,12 +27,12 @@ class Outcomes {
     auto state = state_;
     const size_t index = started_++;
     {
-      std::lock_guard lock(state->mutex);
+      const MutexLock lock(state->mutex);
       state->statuses.resize(started_);
       state->counts.resize(started_);
     }
     return [state, index](Status status) {
-      std::lock_guard lock(state->mutex);
+      const MutexLock lock(state->mutex);
       state->statuses[index] = std::move(status);
       ++state->counts[index];
       ++state->done;
@@ -41,16 +40,19 @@ class Outcomes {
     };
   }
   bool wait(std::chrono::seconds limit = std::chrono::seconds(30)) {
-    std::unique_lock lock(state_->mutex);
-    return state_->changed.wait_for(lock, limit, [&] { return state_->done >= started_; });
+    const auto deadline = Clock::now() + limit;
+    const MutexLock lock(state_->mutex);
+    while (state_->done < started_)
+      if (state_->changed.wait_until(state_->mutex, deadline) == std::cv_status::timeout) break;
+    return state_->done >= started_;
   }
   size_t done() const {
-    std::lock_guard lock(state_->mutex);
+    const MutexLock lock(state_->mutex);
     return state_->done;
   }
   size_t started() const { return started_; }
   std::vector<Status> statuses() const {
-    std::lock_guard lock(state_->mutex);
+    const MutexLock lock(state_->mutex);
     for (int count : state_->counts) EXPECT_LE(count, 1) << "a completion was called twice";
     return state_->statuses;
   }
@@ -67,11 +69,11 @@ class Outcomes {
 
  private:
   struct State {
-    std::mutex mutex;
-    std::condition_variable changed;
-    std::vector<Status> statuses;
-    std::vector<int> counts;
-    size_t done = 0;
+    Mutex mutex;
+    CondVar changed;
+    std::vector<Status> statuses GUARDED_BY(mutex);
+    std::vector<int> counts GUARDED_BY(mutex);
+    size_t done GUARDED_BY(mutex) = 0;
   };
   std::shared_ptr<State> state_ = std::make_shared<State>();
   size_t started_ = 0;

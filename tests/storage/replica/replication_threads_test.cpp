@@ -2,7 +2,6 @@
 // real.
 #include <array>
 #include <chrono>
-#include <condition_variable>
 #include <deque>
 #include <thread>
 
