@@ -5,7 +5,9 @@
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
+#include "train/comm/hand_over.h"
 #include "train/comm/payload.h"
 #include "train/kernels/backends.h"
 #ifdef HOLDFAST_CUDA
@@ -16,8 +18,10 @@
 namespace holdfast::train {
 
 // Of one lane, over all its views:
-//   open(comm)    a view begins; all its lanes together. Errors of comm, kCommSetup.
-//   over(comm)    what to exchange payload with, in the open view
+//   open(view, group, first)  a view begins; all its members together. group: the lane's stage group;
+//                 first: of every stage, the member that is its lane 0. Errors of view, kCommSetup.
+//   over(group)   what to exchange payload with, in the open view
+//   hand_over(view)  and what to hand it to neighbouring stages with
 //   abandon()     the view ends here: nothing on the device waits for other lanes any more
 //   close()       as abandon(), and the next view may come
 //   path()        how payload travels in the open view, in words for the log; empty: nothing to say
@@ -28,14 +32,16 @@ template <>
 class LanePayload<kernels::Cpu> {
  public:
   LanePayload(kernels::Cpu&, std::function<void()>) {}
-  Status open(Communicator&) { return {}; }
+  Status open(ViewCommunicator&, Communicator&, const std::vector<uint32_t>&) { return {}; }
   PayloadExchange& over(Communicator& comm) { return payload_.emplace(comm); }
+  PayloadHandOver& hand_over(ViewCommunicator& view) { return hand_over_.emplace(view); }
   void abandon() {}
   void close() {}
   std::string path() const { return {}; }
 
  private:
   std::optional<HostPayload> payload_;
+  std::optional<HostHandOver> hand_over_;
 };
 
 #ifdef HOLDFAST_CUDA
