@@ -85,7 +85,7 @@ ModelContext LaneTrainer<B>::context(const Wires& wires) const {
           job_.reproducible,
           1.0 / (static_cast<double>(job_.pipelines) * job_.micro_batches),
           capacity_ ? &*capacity_ : nullptr,
-          !B::kHostMemory && job_.stages == 1};  // rooms cannot be put together for an I round
+          !B::kHostMemory && job_.stages == 1};  // rooms cannot be put together anew for an I round
 }
 
 template <class B>
