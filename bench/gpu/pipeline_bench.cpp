@@ -9,12 +9,12 @@
 #include <barrier>
 #include <chrono>
 #include <fstream>
-#include <mutex>
 #include <optional>
 #include <thread>
 
 #include "base/check.h"
 #include "base/json.h"
+#include "base/mutex.h"
 #include "bench/gpu/bench_models.h"
 #include "train/comm/gloo_communicator.h"
 #include "train/kernels/backends.h"
@@ -82,10 +82,10 @@ class Pipeline {
   }
 
   Result<StepDone> step() {
-    if (failure_) return fail(*failure_);
+    RETURN_IF_ERROR(status());
     begin_.arrive_and_wait();
     end_.arrive_and_wait();
-    if (failure_) return fail(*failure_);
+    RETURN_IF_ERROR(status());
     return done_;
   }
   const std::string& path() const { return path_; }
@@ -133,8 +133,13 @@ class Pipeline {
     if (member == 0) path_ = trainer->payload_path();
     return trainer;
   }
+  Status status() {
+    const MutexLock lock(mutex_);
+    if (failure_) return fail(*failure_);
+    return {};
+  }
   void failed(const Error& error) {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     if (!failure_) failure_ = error;
   }
 
@@ -145,8 +150,8 @@ class Pipeline {
   std::vector<AbortWord> abort_{job_.stages};
   std::barrier<> begin_{static_cast<ptrdiff_t>(job_.stages) + 1},
       end_{static_cast<ptrdiff_t>(job_.stages) + 1};
-  std::mutex mutex_;
-  std::optional<Error> failure_;
+  Mutex mutex_;
+  std::optional<Error> failure_ GUARDED_BY(mutex_);
   bool ending_ = false;
   StepDone done_;
   std::string path_;
@@ -171,7 +176,9 @@ Status measure(const conf::JobConfig& job, const Options& options, Row& row, dou
 Result<Row> compare(const std::string& name, const Options& options) {
   const conf::JobConfig one = job_of(benches().at(name), options, 1),
                         staged = job_of(benches().at(name), options, options.stages);
-  RETURN_IF_ERROR(conf::validate(staged));
+  if (options.stages > one.model.layers)
+    return fail(ErrorCode::kConfigValue,
+                fmt::format("{} layers make no {} stages", one.model.layers, options.stages));
   Row row;
   row.model = name;
   row.stages = options.stages;

@@ -4,79 +4,14 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <functional>
-#include <random>
 #include <thread>
 
-#include "base/check.h"
-#include "train/comm/gloo_communicator.h"
-#include "train/comm/in_process.h"
+#include "tests/train/comm/conformance_kit.h"
 
 namespace holdfast::train {
 namespace {
 
-using MakeFactory = std::function<std::unique_ptr<CommunicatorFactory>()>;
-
-struct Kind {
-  std::string name;
-  std::function<MakeFactory()> open;
-};
-
-MakeFactory open_in_process() {
-  const auto hub = std::make_shared<InProcessHub>();
-  return [hub] { return hub->make_factory(); };
-}
-
-MakeFactory open_gloo() {
-  return [] {
-    auto factory = make_gloo_factory("127.0.0.1");
-    CHECK(factory.has_value(), "{}", factory.error().to_string());
-    return std::move(*factory);
-  };
-}
-
-using Comms = std::vector<std::unique_ptr<ViewCommunicator>>;
-
-class Conformance : public testing::TestWithParam<Kind> {
- protected:
-  void SetUp() override { make_ = GetParam().open(); }
-
-  // Factories stay, as they do in a worker over many views.
-  Comms connect(uint32_t size, int64_t collective_timeout_ms = 20'000) {
-    while (factories_.size() < size) factories_.push_back(make_());
-    std::vector<std::string> addresses;
-    for (uint32_t r = 0; r < size; ++r) addresses.push_back(*factories_[r]->prepare(r, size));
-    Comms comms(size);
-    on_threads(size, [&](uint32_t r) {
-      auto comm = factories_[r]->connect(addresses, 10'000, collective_timeout_ms);
-      CHECK(comm.has_value(), "{}", comm.error().to_string());
-      comms[r] = std::move(*comm);
-    });
-    return comms;
-  }
-
-  static void on_threads(uint32_t count, const std::function<void(uint32_t)>& body) {
-    std::vector<std::thread> threads;
-    for (uint32_t r = 0; r < count; ++r) threads.emplace_back([&, r] { body(r); });
-    for (std::thread& thread : threads) thread.join();
-  }
-
-  MakeFactory make_;
-  std::vector<std::unique_ptr<CommunicatorFactory>> factories_;
-};
-
-INSTANTIATE_TEST_SUITE_P(Kinds, Conformance,
-                         testing::Values(Kind{"InProcess", open_in_process},
-                                         Kind{"Gloo", open_gloo}),
-                         [](const auto& info) { return info.param.name; });
-
-// What rank `from` sends rank `to` in round `round`: a function of these, so both sides know it.
-std::vector<std::byte> payload(uint64_t round, uint32_t from, uint32_t to, size_t most) {
-  std::mt19937_64 random(round * 1'000 + from * 31 + to);
-  std::vector<std::byte> bytes(random() % 3 == 0 ? 0 : random() % most);
-  for (std::byte& b : bytes) b = static_cast<std::byte>(random());
-  return bytes;
-}
+INSTANTIATE_TEST_SUITE_P(Kinds, Conformance, communicator_kinds(), kind_name);
 
 Status all_to_all_round(Communicator& comm, uint64_t round, size_t most, bool& right) {
   std::vector<std::byte> send, wanted;
@@ -92,14 +27,6 @@ Status all_to_all_round(Communicator& comm, uint64_t round, size_t most, bool& r
   const Status status = comm.all_to_all(send, send_bytes, recv, recv_bytes);
   right = recv == wanted;
   return status;
-}
-
-// A byte from everybody: nobody leaves before all have come.
-Status meet(Communicator& comm) {
-  const std::vector<std::byte> mine(1);
-  std::vector<std::byte> all(comm.size());
-  const std::vector<size_t> sizes(comm.size(), 1);
-  return comm.all_gather(mine, all, sizes);
 }
 
 TEST_P(Conformance, EveryRankGetsWhatWasSentToIt) {
@@ -220,84 +147,6 @@ TEST_P(Conformance, AnAbortEndsGroupsAndHandOversToo) {
       EXPECT_FALSE(sent && comms[r]->flush());
     });
     EXPECT_LT(std::chrono::steady_clock::now() - begun, std::chrono::seconds(2));
-  }
-}
-
-// The view's own hand-overs, and two lines that a thread each works on, all between the same two ranks.
-TEST_P(Conformance, LinesKeepApartFromEachOtherAndFromTheView) {
-  const Comms comms = connect(2);
-  std::vector<std::unique_ptr<HandOverLine>> lines[2];
-  for (uint32_t r = 0; r < 2; ++r)
-    for (const uint32_t number : {0U, ViewCommunicator::kMostLines - 1})
-      lines[r].push_back(comms[r]->line(number, 20'000));
-  on_threads(6, [&](uint32_t thread) {
-    const uint32_t r = thread % 2, which = thread / 2;
-    HandOvers& way = which == 2 ? static_cast<HandOvers&>(*comms[r]) : *lines[r][which];
-    for (uint64_t round = 0; round < 200; ++round) {
-      const auto piece = [&](uint32_t from) {
-        auto bytes = payload(round * 3 + which, from, 1 - from, 3'000);
-        bytes.push_back(static_cast<std::byte>(round));
-        return bytes;
-      };
-      ASSERT_TRUE(way.send(1 - r, piece(r)));
-      const auto wanted = piece(1 - r);
-      std::vector<std::byte> got(wanted.size());
-      const Status status = way.receive(1 - r, got);
-      ASSERT_TRUE(status) << status.error().to_string();
-      ASSERT_EQ(got, wanted) << "round " << round << " of " << which << " on rank " << r;
-    }
-    ASSERT_TRUE(way.flush());
-  });
-}
-
-TEST_P(Conformance, ALineThatIsAbortedEndsAloneAndOthersGoOn) {
-  const Comms comms = connect(2);
-  const auto line = comms[0]->line(3, 60'000);
-  const auto other = comms[0]->line(4, 20'000), at_peer = comms[1]->line(4, 20'000);
-  const auto begun = std::chrono::steady_clock::now();
-  std::atomic<bool> entering{false};
-  on_threads(2, [&](uint32_t thread) {
-    if (thread == 1) {
-      while (!entering) std::this_thread::yield();
-      return line->abort();
-    }
-    std::vector<std::byte> room(4);
-    entering = true;
-    for (int again = 0; again < 2; ++again) {
-      const Status status = line->receive(1, room);
-      ASSERT_FALSE(status);
-      EXPECT_EQ(status.error().code, ErrorCode::kCommAborted);
-    }
-  });
-  EXPECT_LT(std::chrono::steady_clock::now() - begun, std::chrono::seconds(1));
-  std::vector<std::byte> room(4);
-  ASSERT_TRUE(other->send(1, room));
-  EXPECT_TRUE(at_peer->receive(0, room));
-  on_threads(2, [&](uint32_t r) { EXPECT_TRUE(meet(*comms[r])); });
-}
-
-TEST_P(Conformance, LinesEndWithTheViewAndMayOutliveIt) {
-  for (const bool aborted : {true, false}) {
-    Comms comms = connect(2);
-    const auto mine = comms[0]->line(0, 60'000), theirs = comms[1]->line(0, 60'000);
-    std::atomic<int> entering{0};
-    on_threads(3, [&](uint32_t thread) {
-      if (thread == 2) {
-        while (entering < 2) std::this_thread::yield();
-        if (aborted) comms[0]->abort();
-        comms[0].reset();
-        return;
-      }
-      std::vector<std::byte> room(4);
-      ++entering;
-      const Status status = (thread == 0 ? mine : theirs)->receive(1 - thread, room);
-      ASSERT_FALSE(status);
-      if (thread == 1) {
-        EXPECT_EQ(status.error().code, ErrorCode::kCommPeerLost);
-      }
-    });
-    std::vector<std::byte> room(4);
-    EXPECT_FALSE(mine->send(1, room) && mine->flush());
   }
 }
 

@@ -1,9 +1,9 @@
 // Training in stages on accelerators, members as threads: through host memory where they share one, by NCCL
 // where each has its own; up to rounding what one stage gives, and members that are lost in mid-step.
 #include <barrier>
-#include <mutex>
 #include <thread>
 
+#include "base/mutex.h"
 #include "tests/train/step/cuda_lanes.h"
 #include "tests/train/step/pipeline_harness.h"
 
@@ -184,7 +184,7 @@ class ThreeViews {
 
   // As the arenas of the members' nodes would have it.
   void save(CudaLane& lane, Version version) {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     for (const uint32_t shard : lane.trainer->owned()) {
       if (state_.size() <= shard) state_.resize(shard + 1);
       state_[shard] = read_state(*lane.trainer, shard, version);
@@ -224,7 +224,7 @@ class ThreeViews {
   std::vector<uint64_t> calls_;  // of a step so far, by member
   std::vector<AbortWord*> aborts_;
   uint64_t leaves_at_ = 0;  // of the last member alone
-  std::mutex mutex_;
+  Mutex mutex_;  // of the state while members add to it
   std::vector<Payload> state_;
   std::vector<StepDone> steps_;
 };
