@@ -210,8 +210,12 @@ class ThreeViews {
     ++calls_[m];
     if (m + 1 != count_ || leaves_at_ == 0 || calls_[m] != leaves_at_) return;
     leaves_at_ = 0;
-    aborts_[m]->set();
-    comms_[0][m]->abort();
+    // Over NCCL a device may wait for bytes that were promised: daemons end the view for all, as they do.
+    const bool for_all = ordinals_.front() != ordinals_.back();
+    for (uint32_t other = for_all ? 0 : m; other < count_; ++other) {
+      aborts_[other]->set();
+      comms_[0][other]->abort();
+    }
   }
 
   const conf::JobConfig job_;
@@ -242,7 +246,7 @@ TEST_F(CudaStages, LoseAndRegainAMemberThroughHostMemory) {
 
 TEST_F(CudaStages, LoseAndRegainAMemberOnTwoDevices) {
   if (const std::string why = missing_devices(2); !why.empty()) GTEST_SKIP() << why;
-  expect_near(ThreeViews(stages_job(2, 2), {0, 1, 0, 1}, {{0, 1}, {0}}, 0.5).run(),
+  expect_near(ThreeViews(stages_job(2, 2), {0, 1, 1, 0}, {{0, 1}, {0}}, 0.5).run(),
               one_stage(9).steps);
 }
 
