@@ -8,6 +8,14 @@
 #include "base/fault_point.h"
 
 namespace holdfast::train {
+namespace {
+
+int64_t ms_between(std::chrono::steady_clock::time_point begin,
+                   std::chrono::steady_clock::time_point end) {
+  return std::chrono::round<std::chrono::milliseconds>(end - begin).count();
+}
+
+}  // namespace
 
 WorkerCore::WorkerCore(WorkerOptions options, LaneParts parts, ProgressRecord& record,
                        NoteFn on_note)
@@ -90,20 +98,25 @@ void WorkerCore::carry_out(const OpenJob& task) {
 
 void WorkerCore::carry_out(const BecomeIdle& task) {
   fault_point("worker.quiesce");
+  const auto ended = std::chrono::steady_clock::now();
   lane_.close_view();
+  const auto closed = std::chrono::steady_clock::now();
+  auto captured = closed;
   Status usable;
   {
     const Pulse::Waiting waiting(lane_.pulse());
     capturer_.cancel_and_wait();
+    captured = std::chrono::steady_clock::now();
     usable = lane_.check_device();
   }
   auto held = lane_.held();
   MutexLock lock(mutex_);
   if (const auto since = std::exchange(aborted_, std::nullopt))
-    on_note_(fmt::format(
-        "epoch {}: idle after {} ms", to_string(task.epoch),
-        std::chrono::round<std::chrono::milliseconds>(std::chrono::steady_clock::now() - *since)
-            .count()));
+    on_note_(fmt::format("epoch {}: idle after {} ms; work under way ended after {}, the view was closed "
+                         "after {}, captures had ended after {}",
+                         to_string(task.epoch), ms_between(*since, std::chrono::steady_clock::now()),
+                         ms_between(*since, ended), ms_between(*since, closed),
+                         ms_between(*since, captured)));
   apply(usable ? state_.idle(task.epoch, std::move(held))
                : state_.of_no_use(std::move(usable).error()));
   if (!state_.ending()) lane_.clear_abort();

@@ -37,6 +37,7 @@ TEST(CudaLanes, WhoseStepFailsSayWhy) {
   const ViewPlan plan = plan_view(job, {0, 1});
   const auto comms = make_in_process_group(2, 60'000);
   AbortWord* aborts[2] = {};
+  std::latch begun(2);  // the view would not end for one that is still on its way into it
   on_threads(2, [&](uint32_t l) {
     BatchSource text = made_up_text(job);
     if (l == 1)
@@ -46,6 +47,7 @@ TEST(CudaLanes, WhoseStepFailsSayWhy) {
     CudaLane lane(job, l, l, [](Step, uint32_t, bool) {}, std::move(text));
     aborts[l] = &lane.abort;
     lane.begin(plan, *comms[l]);
+    begun.arrive_and_wait();
     const auto failed = lane.trainer->run_step(*comms[l], Step(0));
     ASSERT_FALSE(failed);
     if (l == 1) {
