@@ -11,6 +11,9 @@
 namespace holdfast::daemon {
 namespace {
 
+// A fetch that failed of late is likely to end one more view.
+constexpr double kRetrySeconds = 10;
+
 std::vector<StateVersion> complete_states(const DecideInput& input, const Holdings& holdings,
                                           const std::vector<Member>& members) {
   std::map<WorkerId, StageIndex> stage_of;
@@ -31,6 +34,7 @@ Way way_to(const DecideInput& input, const Holdings& holdings, const std::vector
            const StateVersion& state) {
   const Owners owners = choose_owners(input, holdings, state, members);
   std::map<NodeId, uint64_t> in, out, loaded;
+  bool failed = false;  // a fetch, there, of late
   for (uint32_t shard = 0; shard < input.shards.bytes.size(); ++shard) {
     const Member& owner = members[owners.lane[shard]];
     const SourcedShard from = source_of(input, shard, holdings.find(shard, state), owner);
@@ -40,6 +44,7 @@ Way way_to(const DecideInput& input, const Holdings& holdings, const std::vector
     if (from.source == ShardSource::kArena) continue;
     in[owner.worker.node] += bytes;
     out[from.from] += bytes;
+    failed = failed || input.unreached.contains({owner.worker.node, from.from});
   }
   const auto most = [](const std::map<NodeId, uint64_t>& bytes) {
     uint64_t largest = 0;
@@ -47,7 +52,8 @@ Way way_to(const DecideInput& input, const Holdings& holdings, const std::vector
     return largest;
   };
   const uint64_t fetched = std::max(most(in), most(out));
-  return {fetched, static_cast<double>(fetched) / input.fetch_bytes_per_second +
+  return {fetched, (failed ? kRetrySeconds : 0) +
+                       static_cast<double>(fetched) / input.fetch_bytes_per_second +
                        static_cast<double>(most(loaded)) / input.load_bytes_per_second};
 }
 
@@ -77,11 +83,14 @@ BaseChoice choose_base(const DecideInput& input, const Holdings& holdings,
   if (choice.state.version.value >= input.job.steps) return choice;
   const Way newest = way_to(input, holdings, members, states.front());
   double least = newest.seconds;
+  // Those that are left do all the work.
+  const double slower = std::max(1.0, static_cast<double>(input.previous.size()) /
+                                          static_cast<double>(members.size()));
   for (const StateVersion& older : states) {
     if (older.version < input.safe.version || older == states.front()) continue;
     const uint64_t steps = states.front().version.value - older.version.value;
     const Way way = way_to(input, holdings, members, older);
-    const double seconds = static_cast<double>(steps) * input.step_seconds + way.seconds;
+    const double seconds = static_cast<double>(steps) * input.step_seconds * slower + way.seconds;
     if (seconds >= least) continue;
     least = seconds;
     choice = {older,

@@ -22,6 +22,9 @@
 
 namespace holdfast::daemon {
 
+// What a slow network brings, for limits of waits.
+inline constexpr uint64_t kSlowBytesPerMs = 100'000;
+
 struct CoordinatorOptions {
   int64_t daemon_grace_ms = 10'000;     // a suspected node whose worker trains on is evicted after this
   int64_t quiesce_timeout_ms = 5'000;   // a node that has not answered Quiesce by then is down

@@ -37,10 +37,11 @@ void name_holders(const DecideInput& input, const Owners& owners, std::vector<Me
 
 Decision decide(const DecideInput& input, const Holdings& holdings) {
   std::vector<Member> members = choose_members(input, holdings);
-  const BaseChoice choice = choose_base(input, holdings, members);
-  const StateVersion base = choice.state;
-  Normalization normal = normalize(input, holdings, std::move(members), base);
+  BaseChoice choice = choose_base(input, holdings, members);
+  Normalization normal = normalize(input, holdings, std::move(members), choice.state);
   members = std::move(normal.members);
+  if (!normal.text.empty()) choice = choose_base(input, holdings, members);  // others fetch now
+  const StateVersion base = choice.state;
   const Owners owners = choose_owners(input, holdings, base, members);
   name_holders(input, owners, members);
 

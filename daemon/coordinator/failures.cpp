@@ -8,6 +8,8 @@
 
 namespace holdfast::daemon {
 
+constexpr uint32_t kMostDoublings = 5;
+
 void Coordinator::Machine::on(const WorkerRestoreFailed& event) {
   if (!current(event.node, event.session, event.epoch)) return;
   if (phase_ != Phase::kRestoring) return;
@@ -44,28 +46,39 @@ void Coordinator::Machine::on(const WorkerCommBroken& event) {
 void Coordinator::Machine::on(const WorkerFatal& event) {
   if (!present(event.node, event.session) || !active_) return;
   if (event.error.code == ErrorCode::kCommAborted) return;
+  if (event.epoch != Epoch{} && event.epoch != epoch_) {
+    ++counters_.events_fenced;  // its end is told apart
+    return;
+  }
   const std::string why = fmt::format("node {}: {}", event.node.value, event.error.to_string());
-  // Memory that does not suffice for the first step: the job is too large, not the worker broken.
-  const bool too_large = event.error.code == ErrorCode::kDeviceMemory && !made_a_step_;
-  if (view_ && (event.epoch == view_->epoch || too_large) && lane_of(event.node, event.slot))
+  if (view_ && event.epoch == view_->epoch && lane_of(event.node, event.slot))
     return finish_job(JobState::kFailed, why);
   // It could not open the job, or leaves for what is its own alone. The others can do without it.
   const WorkerId worker{event.node, event.slot};
   unable_[worker] = why;
   bench(worker, why);
+  // Before the first step nobody knows whether the job fits anywhere.
+  if (event.error.code == ErrorCode::kDeviceMemory && !made_a_step_) {
+    short_of_memory_.insert(worker);
+    if (all_of_workers([&](const WorkerId& id) { return short_of_memory_.contains(id); }))
+      return finish_job(JobState::kFailed, why);
+  }
   if (phase_ == Phase::kGathering) consider_deciding();
 }
 
+// Longer each time, until it has a part in a step.
 void Coordinator::Machine::bench(const WorkerId& worker, const std::string& why) {
-  const int64_t before = std::exchange(benched_until_ms_[worker], now_ms_ + options_.bench_ms);
-  if (before > now_ms_) return;
+  if (benched_until_ms_[worker] > now_ms_) return;
+  const int64_t ms = options_.bench_ms << std::min(benched_before_[worker]++, kMostDoublings);
+  benched_until_ms_[worker] = now_ms_ + ms;
   note("kept_out", fmt::format("worker {} of node {} stays out for {} ms: {}", worker.slot,
-                               worker.node.value, options_.bench_ms, why),
+                               worker.node.value, ms, why),
        {{"node", worker.node.value}});
 }
 
 // A node that came after the job was submitted may have too small an arena for it: with a worker of its
-// own no capture would ever be whole. Replicas it holds as far as they fit.
+// own captures may never be whole. The others do without it while there are enough of them. Replicas it
+// holds as far as they fit.
 void Coordinator::Machine::look_for_room(const NodeStatus& node) {
   const bool was_cramped = cramped_.erase(node.node) != 0;
   if (!wants_captures()) return;
@@ -73,28 +86,39 @@ void Coordinator::Machine::look_for_room(const NodeStatus& node) {
   if (room) return;
   cramped_[node.node] = room.error().message;
   if (!was_cramped)
-    note("kept_out", fmt::format("the workers of node {} stay out: {}", node.node.value,
+    note("kept_out", fmt::format("the workers of node {} stay out of new views while others suffice: {}", node.node.value,
                                  room.error().message),
          {{"node", node.node.value}});
 }
 
-// Why one of those that take no part takes none; empty: all can.
+// Why one of those that are there takes no part; empty: all can.
 std::string Coordinator::Machine::why_unable() const {
-  if (!unable_.empty()) return unable_.begin()->second;
-  return cramped_.empty() ? "" : cramped_.begin()->second;
+  for (const auto& [worker, why] : unable_)
+    if (is_up(worker.node)) return why;
+  for (const auto& [worker, until_ms] : benched_until_ms_)
+    if (is_up(worker.node) && until_ms > now_ms_)
+      return fmt::format("worker {} of node {} stays out for another {} s", worker.slot,
+                         worker.node.value, (until_ms - now_ms_ + 999) / 1000);
+  return "";
+}
+
+// Of every worker that a node that is up may have; false when there is none.
+bool Coordinator::Machine::all_of_workers(
+    const std::function<bool(const WorkerId&)>& holds) const {
+  bool somebody = false;
+  for (const auto& [id, node] : nodes_) {
+    if (node.state != NodeState::kUp) continue;
+    for (uint32_t slot = 0; slot < node.slots; ++slot)
+      if (!holds({id, slot})) return false;
+    somebody = true;
+  }
+  return somebody;
 }
 
 // Of the workers that may open a new job, none could.
 bool Coordinator::Machine::nobody_can_open() const {
-  if (job().state != JobState::kStarting) return false;
-  bool somebody_tried = false;
-  for (const auto& [id, node] : nodes_) {
-    if (node.state != NodeState::kUp) continue;
-    for (uint32_t slot = 0; slot < node.slots; ++slot)
-      if (!unable_.contains({id, slot}) && !cramped_.contains(id)) return false;
-    somebody_tried = true;
-  }
-  return somebody_tried;
+  return job().state == JobState::kStarting &&
+         all_of_workers([&](const WorkerId& id) { return unable_.contains(id); });
 }
 
 // A view ends without a step. Who keeps failing such views stays out for a while: members that died,
@@ -110,7 +134,7 @@ void Coordinator::Machine::count_failed_view() {
                         return w.slot == id.slot && !w.alive;
                       });
     const bool late = phase_ == Phase::kRestoring && !restored_.contains(lane) &&
-                      now_ms_ - phase_since_ms_ >= restore_limit_ms();
+                      now_ms_ - phase_since_ms_ >= restore_limit_ms_;
     if (dead || late || blamed_.contains(id)) failed.insert(id);
   }
   if (failed.empty() && !broken_lanes_.empty())

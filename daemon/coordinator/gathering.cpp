@@ -18,9 +18,7 @@ namespace {
 // Enough to tell states apart that an arena may still hold; a history may start late.
 constexpr size_t kHistoryKept = 32;
 
-// What a slow machine and a slow network do.
-constexpr uint64_t kCheckedBytesPerMs = 500'000;
-constexpr uint64_t kFetchedBytesPerMs = 100'000;
+constexpr uint64_t kCheckedBytesPerMs = 500'000;  // by a slow machine
 
 template <class Container, class Name>
 std::string names(const Container& all, Name name) {
@@ -84,7 +82,6 @@ std::vector<WorkerId> Coordinator::Machine::ready_workers() const {
   for (const auto& [id, node] : nodes_) {
     if (node.state != NodeState::kUp) continue;
     if (phase_ == Phase::kGathering && !answers_.contains(id)) continue;
-    if (cramped_.contains(id)) continue;
     for (const WorkerReport& w : node.workers) {
       const WorkerId worker{id, w.slot};
       const auto benched = benched_until_ms_.find(worker);
@@ -92,6 +89,12 @@ std::vector<WorkerId> Coordinator::Machine::ready_workers() const {
       if (w.alive && w.phase == WorkerPhase::kIdle && w.epoch == epoch_) ready.push_back(worker);
     }
   }
+  const auto cramped = std::stable_partition(ready.begin(), ready.end(), [&](const WorkerId& worker) {
+    return !cramped_.contains(worker.node);
+  });
+  // Training goes on with whom there is; snapshots may then have to be given up.
+  if (cramped - ready.begin() >= static_cast<std::ptrdiff_t>(job().config.stages))
+    ready.erase(cramped, ready.end());
   return ready;
 }
 
@@ -131,7 +134,7 @@ std::optional<std::string> Coordinator::Machine::wait_for_workers(size_t ready) 
   const int64_t waited_ms = now_ms_ - phase_since_ms_;
   const conf::JobConfig& config = job().config;
   const std::string unable = why_unable().empty() ? "" : "; " + why_unable();
-  if (ready == 0) return "a live worker: there is none" + unable;
+  if (ready == 0) return "a worker that can take part: there is none" + unable;
   if (job().state == JobState::kStarting && ready < config.workers() &&
       waited_ms < options_.start_timeout_ms)
     return fmt::format("workers: {} of {} are ready{}", ready, config.workers(),
@@ -166,13 +169,18 @@ int64_t Coordinator::Machine::quiesce_limit_ms() const {
          static_cast<int64_t>(std::min(arena, storage::kSlotsPerShard * state) / kCheckedBytesPerMs);
 }
 
-// A worker waits for what its node fetches for it, and checks it.
-int64_t Coordinator::Machine::restore_limit_ms() const {
-  std::vector<uint64_t> bytes(view_->members.size());
-  for (uint32_t shard = 0; shard < view_->owner_lane.size(); ++shard)
-    bytes[view_->owner_lane[shard]] += shards_.bytes[shard];
-  return options_.restore_timeout_ms +
-         static_cast<int64_t>(*std::max_element(bytes.begin(), bytes.end()) / kFetchedBytesPerMs);
+// A worker waits for what its node fetches, for all of its workers, and for a node that gives to many.
+int64_t Coordinator::Machine::restore_limit_ms(const Decision& decision) const {
+  std::map<NodeId, uint64_t> in, out;
+  for (uint32_t lane = 0; lane < decision.owned.size(); ++lane)
+    for (const SourcedShard& shard : decision.owned[lane]) {
+      in[decision.view.members[lane].worker.node] += shards_.bytes[shard.shard];
+      if (shard.source == ShardSource::kReplica) out[shard.from] += shards_.bytes[shard.shard];
+    }
+  uint64_t most = 0;
+  for (const auto* bytes : {&in, &out})
+    for (const auto& [node, count] : *bytes) most = std::max(most, count);
+  return options_.restore_timeout_ms + static_cast<int64_t>(most / kSlowBytesPerMs);
 }
 
 void Coordinator::Machine::consider_deciding() {
@@ -196,6 +204,7 @@ void Coordinator::Machine::consider_deciding() {
   }
   const Holdings holdings = collect_holdings();
   const StateVersion base = newest_base(input, holdings, choose_members(input, holdings));
+  newest_ = std::max(newest_, base.version);
   if (const auto reason = wait_for_copies(base)) {
     waiting_for_ = *reason;
     return;
@@ -250,7 +259,9 @@ void Coordinator::Machine::announce(Decision decision) {
   for (const auto& [id, node] : nodes_)
     if (node.state == NodeState::kUp) addresses.push_back({id, node.peer_address, node.fabric_address});
   enter(Phase::kRestoring);
+  expected_.clear();
   restored_.clear();
+  restore_limit_ms_ = restore_limit_ms(decision);
   for (uint32_t lane = 0; lane < view_->members.size(); ++lane) {
     const WorkerId& worker = view_->members[lane].worker;
     send(worker.node, CommandRestore{worker.slot, lane, *view_, std::move(decision.owned[lane]),

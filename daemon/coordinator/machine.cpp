@@ -122,8 +122,10 @@ void Coordinator::Machine::on(const NodeUp& event) {
   }
   const bool was_up = node.state == NodeState::kUp && node.session != 0;
   const bool new_process = node.session != event.session;
-  if (new_process)
+  if (new_process) {
     std::erase_if(unable_, [&](const auto& entry) { return entry.first.node == event.node; });
+    std::erase_if(benched_before_, [&](const auto& entry) { return entry.first.node == event.node; });
+  }
   node = NodeStatus{event.node,           event.session,       NodeState::kUp,
                     "",                   now_ms_,             event.failure_domain,
                     event.peer_address,   event.fabric_address, event.arena_bytes,

@@ -4,6 +4,7 @@
 // requests.cpp answers people and moves jobs through their states.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <optional>
 #include <set>
@@ -61,6 +62,7 @@ class Coordinator::Machine {
   void bench(const WorkerId& worker, const std::string& why);
   bool nobody_can_open() const;
   void count_failed_view();
+  bool all_of_workers(const std::function<bool(const WorkerId&)>& holds) const;
   void look_for_room(const NodeStatus& node);
   std::string why_unable() const;
 
@@ -69,7 +71,7 @@ class Coordinator::Machine {
   void ask_to_quiesce(const NodeId& node);
   void consider_deciding();
   int64_t quiesce_limit_ms() const;
-  int64_t restore_limit_ms() const;
+  int64_t restore_limit_ms(const Decision& decision) const;
   std::optional<std::string> wait_for_workers(size_t ready);
   std::optional<std::string> wait_for_copies(const StateVersion& base);
   std::vector<WorkerId> ready_workers() const;
@@ -90,6 +92,7 @@ class Coordinator::Machine {
   void on(const WorkerReplicated& event);
   void on(const WorkerCaptureMissed& event);
   int64_t patience_ms(int64_t least_ms, double steps) const;
+  int64_t capture_ms() const;
   void watch();
   void watch_captures();
   void watch_suspects();
@@ -99,6 +102,7 @@ class Coordinator::Machine {
   void abandon(Version version);
   void seal(Version version);
   bool enough_holders() const;
+  bool all_are_up() const;
   void consider_protected();
   void became_safe(Version version, const std::vector<Version>& abandoned);
 
@@ -153,6 +157,8 @@ class Coordinator::Machine {
   std::optional<Ledger> ledger_;
   std::map<WorkerId, uint32_t> failed_views_;  // in a row, without a step
   std::map<WorkerId, int64_t> benched_until_ms_;
+  std::map<WorkerId, uint32_t> benched_before_;  // how often, since it had a part in a step
+  std::set<WorkerId> short_of_memory_;         // before the job's first step
   std::map<WorkerId, std::string> unable_;     // could not open the job, and why
   std::map<NodeId, std::string> cramped_;      // have an arena too small for the job, and how small
 
@@ -166,6 +172,7 @@ class Coordinator::Machine {
 
   // Restoring and running.
   std::optional<View> view_;
+  int64_t restore_limit_ms_ = 0;              // of the view that is being restored
   std::map<uint32_t, std::string> restored_;  // lane -> communicator address
   std::map<uint32_t, train::RestoreTimes> started_;  // lane -> how long it took to get there
   std::set<uint32_t> taken_over_;             // lanes that reported to this process
@@ -178,7 +185,7 @@ class Coordinator::Machine {
   Version newest_;                            // made, or the base
   uint64_t steps_back_ = 0;                   // finished steps that the open view does again
   std::optional<train::StepDone> last_step_;  // of the view
-  bool made_a_step_ = false;                  // since the job was started
+  bool made_a_step_ = false;                  // the job, ever
   int64_t last_progress_ms_ = 0;
   int64_t broken_since_ms_ = -1;              // a collective failed
   std::string broken_why_;

@@ -110,7 +110,8 @@ void Coordinator::Machine::watch_planned() {
   const bool stand = planned_->stand_ms >= 0;
   const double steps = stand ? 3 : static_cast<double>(planned_->step.value) -
                                        static_cast<double>(planned_->newest.value) + 3;
-  const int64_t limit_ms = patience_ms(options_.planned_timeout_ms, steps);
+  const int64_t limit_ms = patience_ms(options_.planned_timeout_ms, steps) +
+                           (stand && wants_captures() ? capture_ms() : 0);
   if (now_ms_ - (stand ? planned_->stand_ms : planned_->since_ms) >= limit_ms)
     give_up_planned(fmt::format("{} within {} ms", stand ? "not kept" : "not reached", limit_ms));
   else

@@ -48,9 +48,12 @@ void Coordinator::Machine::start(const JobId& name) {
   newest_ = record.safe.version;
   view_.reset();
   last_step_.reset();
-  made_a_step_ = record.state != JobState::kStarting;  // or it is taken over
+  made_a_step_ = record.safe.version > Version(0) || record.steps_done > 0;
   failed_views_.clear();
   benched_until_ms_.clear();
+  benched_before_.clear();
+  short_of_memory_.clear();
+  expected_.clear();
   unreached_.clear();
   unable_.clear();
   cramped_.clear();

@@ -28,9 +28,9 @@ void Coordinator::Machine::on(const Tick&) {
       consider_deciding();
       return;
     case Phase::kRestoring:
-      if (now_ms_ - phase_since_ms_ >= restore_limit_ms())
+      if (now_ms_ - phase_since_ms_ >= restore_limit_ms_)
         change_view(fmt::format("{} of {} workers were restored within {} ms", restored_.size(),
-                                view_->members.size(), restore_limit_ms()));
+                                view_->members.size(), restore_limit_ms_));
       return;
     case Phase::kRunning:
       watch();
@@ -92,20 +92,20 @@ void Coordinator::Machine::on(const WorkerStepDone& event) {
     return;
   }
   if (!ledger_->add({event.node, event.slot}, event.step)) return;
+  made_a_step_ = true;
   const Step step = event.step.step;
   const bool by_all = ledger_->complete(step);
   if (by_all && !wants_captures()) seal(Version(step.value));
   if (phase_ != Phase::kRunning && phase_ != Phase::kTakingOver) return;
   last_progress_ms_ = now_ms_;
   if (by_all && step.value == view_->base.version.value) {
-    for (const Member& m : view_->members) failed_views_.erase(m.worker);
+    for (const Member& m : view_->members) failed_views_.erase(m.worker), benched_before_.erase(m.worker);
     note("first_step", fmt::format("step {} is the first of epoch {}", step.value, to_string(epoch_)),
          {{"step", std::to_string(step.value)}, {"steps_twice", std::to_string(steps_back_)}});
   }
   if (last_step_ && step <= last_step_->step) return;
   newest_ = std::max(newest_, Version(step.value + 1));
   last_step_ = event.step;
-  made_a_step_ = true;
   job().steps_done = newest_.value;
   job().train_loss = event.step.loss;
   if (event.step.held_out_loss) job().held_out_loss = event.step.held_out_loss;
@@ -178,22 +178,21 @@ bool Coordinator::Machine::enough_holders() const {
     for (const auto& [id, node] : nodes_)
       if (node.state == NodeState::kUp) others.insert(node.failure_domain);
     others.erase(nodes_.at(m.worker.node).failure_domain);
-    const auto up = std::count_if(m.holders.begin(), m.holders.end(),
-                                  [&](const NodeId& id) { return is_up(id); });
-    if (static_cast<size_t>(up) <
-        std::min<size_t>(job().config.snapshot.replicas, others.size()))
+    if (m.holders.size() < std::min<size_t>(job().config.snapshot.replicas, others.size()))
       return false;
   }
   return true;
 }
 
+bool Coordinator::Machine::all_are_up() const {
+  const auto up = [&](const NodeId& id) { return is_up(id); };
+  return std::all_of(view_->members.begin(), view_->members.end(), [&](const Member& m) {
+    return up(m.worker.node) && std::all_of(m.holders.begin(), m.holders.end(), up);
+  });
+}
+
 void Coordinator::Machine::consider_protected() {
-  if (protected_ || !settled_ || !enough_holders()) return;
-  for (const Member& m : view_->members) {
-    if (!is_up(m.worker.node) ||
-        !std::all_of(m.holders.begin(), m.holders.end(), [&](const NodeId& id) { return is_up(id); }))
-      return;
-  }
+  if (protected_ || !settled_ || !enough_holders() || !all_are_up()) return;
   protected_ = true;
   note("protected", fmt::format("{} is held by enough nodes", to_string(job().safe)),
        {{"version", std::to_string(job().safe.version.value)}});
@@ -209,8 +208,21 @@ void Coordinator::Machine::on(const WorkerCaptureMissed& event) {
   name_captures();
 }
 
+// What a slow network takes to bring what one node captures to its holders.
+int64_t Coordinator::Machine::capture_ms() const {
+  std::map<NodeId, uint64_t> bytes;
+  for (uint32_t shard = 0; shard < view_->owner_lane.size(); ++shard) {
+    const Member& owner = view_->members[view_->owner_lane[shard]];
+    bytes[owner.worker.node] += shards_.bytes[shard] * owner.holders.size();
+    for (const NodeId& holder : owner.holders) bytes[holder] += shards_.bytes[shard];
+  }
+  uint64_t most = 0;
+  for (const auto& [node, count] : bytes) most = std::max(most, count);
+  return static_cast<int64_t>(most / kSlowBytesPerMs);
+}
+
 void Coordinator::Machine::watch_captures() {
-  const int64_t limit_ms = patience_ms(options_.capture_timeout_ms, 5);
+  const int64_t limit_ms = patience_ms(options_.capture_timeout_ms, 5) + capture_ms();
   for (const Captures::Named& late : captures_.late(now_ms_, newest_, limit_ms)) {
     (void)captures_.missed(late, false);
     note("capture_missed", fmt::format("version {} was not replicated within {} ms",

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <string>
+#include <vector>
 
 #include "base/result.h"
 
@@ -26,6 +27,11 @@ struct Spawned {
 // The worker's log is state_dir/worker-<slot>.log; it is appended to, and set aside as .log.1 when it
 // has grown large. kProcess naming program and reason.
 Result<Spawned> spawn_worker(const SpawnRequest& request);
+
+// What the worker finds in its environment: ours (`own`, as environ), without what is meant for us alone,
+// `fault` for it, one thread for OpenBLAS and, where the processor has AMX, kernels that are fast there,
+// unless OPENBLAS_CORETYPE is set.
+std::vector<std::string> worker_environment(char* const* own, const std::string& fault, bool amx);
 
 // kProcess when there is no such process.
 Result<int> open_pidfd(pid_t pid);

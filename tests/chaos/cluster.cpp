@@ -125,6 +125,13 @@ bool Cluster::wait_for_step(uint64_t step, int64_t timeout_ms) {
   });
 }
 
+bool Cluster::wait_for_safe(uint64_t version, int64_t timeout_ms) {
+  return wait(fmt::format("version {} to be safe", version), timeout_ms, [&] {
+    const auto now = status();
+    return now && now->job && now->job->safe.version.value >= version;
+  });
+}
+
 bool Cluster::wait_for_state(const std::string& state, int64_t timeout_ms) {
   std::string last;
   const bool reached = wait("job is " + state, timeout_ms, [&] {

@@ -48,6 +48,7 @@ class Cluster {
   void submit(const conf::JobConfig& job);
   std::optional<daemon::api::Status> status(const std::string& node = "node-0");
   bool wait_for_step(uint64_t step, int64_t timeout_ms = 60'000);
+  bool wait_for_safe(uint64_t version, int64_t timeout_ms = 60'000);
   bool wait_for_state(const std::string& state, int64_t timeout_ms = 120'000);
   // Waits for an event of that kind (and about that node) with a sequence above `since`; returns it.
   std::optional<daemon::EventRecord> wait_for_event(const std::string& kind, uint64_t since,

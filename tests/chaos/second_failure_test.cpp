@@ -169,6 +169,8 @@ TEST_P(SecondInRecovery, TheNodeDiesAtThatMoment) {
   const std::string second = on_seed ? "node-0" : random_node();
   const std::string first = random_node(1, second);
   run(second, {{in_worker ? "HOLDFAST_WORKER_FAULT" : "HOLDFAST_FAULT", victim.fault}});
+  // Version 0 is protected at once: it is computed, not kept.
+  ASSERT_TRUE(cluster_.wait_for_safe(1));
   const pid_t worker = worker_of(second);
   const uint64_t before = cluster_.last_event();
   for (const daemon::EventRecord& event : cluster_.events())

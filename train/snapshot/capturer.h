@@ -20,8 +20,7 @@
 namespace holdfast::train {
 
 struct CaptureLimits {
-  // For the version to be made, from the order or the last version made on. More than a coordinator
-  // waits for a step before it ends the view.
+  // For the version to be made, from the order or the last version made on.
   int64_t version_wait_ms = 1'800'000;
   int64_t hold_ms = 1'000;            // an update waits so long for the buffer, then takes it back
   size_t queue = 8;                   // orders

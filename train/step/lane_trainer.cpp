@@ -43,7 +43,10 @@ LaneTrainer<B>::LaneTrainer(std::unique_ptr<typename B::Device> device, const co
       store_(*device_, layout_),
       gradients_(*device_, job.reproducible),
       reducer_(*device_) {
-  if constexpr (!B::kHostMemory) abort_.mirror(&device_->abort_word());
+  if constexpr (!B::kHostMemory) {
+    static_assert(AbortWord::kBit == B::kViewEnded);
+    abort_.mirror(&device_->abort_word());
+  }
 }
 
 template <class B>

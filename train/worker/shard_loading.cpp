@@ -156,7 +156,8 @@ Loading load_shards(const Restore& restore, const LoadingTarget& target) {
   // in the buffers need not be loaded again.
   const Pulse::Waiting waiting(target.pulse);
   const Status copied = target.trainer.finish_loading();
-  if (!copied) done.status = copied;  // a broken device matters more than what it led to
+  // A broken device matters more than what it led to.
+  if (!copied && (done.status || copied.error().code == ErrorCode::kDeviceFailed)) done.status = copied;
   return done;
 }
 

@@ -212,7 +212,12 @@ TEST_F(DeviceFailures, AMemberWhoseDeviceFailsIsLeftOutAndTheJobGoesOn) {
 
 TEST_F(DeviceFailures, AFirstStepThatTheMemoryDoesNotSufficeForFailsTheJob) {
   begin(small_job(2));
-  fatal(1, Epoch{}, ErrorCode::kDeviceMemory);
+  leaves(1, ErrorCode::kDeviceMemory);
+  EXPECT_EQ(noted("job_failed"), 0U) << "the other may have more";
+  quiesced_by({0, 1});
+  restored_by_all();
+  EXPECT_EQ(members(), std::vector<uint32_t>{0});
+  leaves(0, ErrorCode::kDeviceMemory);
   ASSERT_EQ(noted("job_failed"), 1U);
   EXPECT_EQ(stored_.state, JobState::kFailed);
   EXPECT_NE(stored_.detail.find("HF-852"), std::string::npos) << stored_.detail;
@@ -233,6 +238,60 @@ TEST_F(DeviceFailures, OnceAStepWasDoneTheOthersGoOnWithTheirMemory) {
   restored_by_all();
   EXPECT_EQ(coordinator_->phase(), Phase::kRunning);
   EXPECT_EQ(noted("job_failed"), 0U);
+  // Whoever leaves again and again is asked less and less often.
+  for (const uint32_t n : members()) leaves(n, ErrorCode::kDeviceMemory);
+  EXPECT_TRUE(std::any_of(notes_.begin(), notes_.end(), [](const EventRecord& e) {
+    return e.kind == "kept_out" && e.text.find("stays out for 60000 ms") != std::string::npos;
+  }));
+}
+
+TEST_F(DeviceFailures, AResumedJobDoesNotFailOfOneWorkersMemory) {
+  begin(small_job(3));
+  step_done_by_all(0);
+  for (const uint32_t n : members())
+    if (const auto named = last<CommandCapture>(n)) replicated(n, *named);
+  ASSERT_GT(coordinator_->safe().version, Version(0));
+  state_ = coordinator_->safe();
+  feed(StopJob{1, JobId("a")});
+  for (const uint32_t n : {0U, 1U, 2U}) disconnect(n);
+  pass(11'000);
+  ASSERT_EQ(stored_.state, JobState::kStopped);
+  for (const uint32_t n : {0U, 1U, 2U}) connect(n);
+  feed(ResumeJob{2, JobId("a")});
+  quiesced_by({0, 1, 2});
+  restored_by_all();
+  leaves(2, ErrorCode::kDeviceMemory);
+  quiesced_by({0, 1, 2});
+  restored_by_all();
+  EXPECT_EQ(noted("job_failed"), 0U);
+  EXPECT_EQ(members(), (std::vector<uint32_t>{0, 1}));
+}
+
+TEST_F(Failures, AnErrorOfAnOlderEpochFailsNothing) {
+  begin(small_job(2));
+  step_done_by_all(0);
+  const Epoch before = coordinator_->epoch();
+  feed(WorkerChanged{node(1), sessions_[1], {0, false, {}, {}, {}, {}}, "killed"});
+  ASSERT_GT(coordinator_->epoch(), before);
+  fatal(0, before, ErrorCode::kLossNotFinite);
+  EXPECT_EQ(noted("job_failed"), 0U);
+  EXPECT_EQ(noted("kept_out"), 0U);
+}
+
+TEST_F(Failures, AllThatAreThereMakeAViewThoughTheirArenasAreSmall) {
+  begin(small_job(2));
+  step_done_by_all(0);
+  for (const uint32_t n : {0U, 1U}) {
+    disconnect(n);
+    arenas_[n] = 1 << 16;
+  }
+  comm_broken(0);
+  state_ = {Version(1), Epoch{7, 1}};
+  for (const uint32_t n : {0U, 1U}) connect(n);
+  pass(11'000);
+  quiesced_by({0, 1});
+  EXPECT_EQ(coordinator_->phase(), Phase::kRestoring);
+  EXPECT_EQ(noted("kept_out"), 2U);
 }
 
 TEST_F(Failures, AJobStartsWithoutTheNodeThatCannotOpenIt) {

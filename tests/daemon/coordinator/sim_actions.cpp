@@ -329,7 +329,8 @@ void SimCluster::capture_moves(Node& node) {
     node.replications.push_back({node.epoch, state, attempt, node.holders, {}});
     return;
   }
-  tell(node, WorkerCaptureMissed{node.id, 0, 0, node.epoch, wanted, "too late", attempt, true});
+  tell(node, WorkerCaptureMissed{node.id, 0, 0, node.epoch, wanted, "too late", attempt,
+                                 wanted < w.buffers.rbegin()->first.version});
 }
 
 void SimCluster::replication_moves(Node& node) {

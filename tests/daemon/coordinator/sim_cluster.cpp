@@ -65,13 +65,16 @@ void SimCluster::feed(const Event& event) {
 
 namespace {
 
-// Of what is said in an epoch; a finished step of the view that is ending and an error of a worker count
-// whenever they come (docs/coordinator.md).
+// Of what is said in an epoch. A finished step of the view that is ending counts whenever it comes
+// (docs/coordinator.md), and an error without an epoch is of the worker, not of a view.
 std::optional<Epoch> said_in(const NodeEvent& event) {
   return std::visit(
       [](const auto& e) -> std::optional<Epoch> {
         using Said = std::decay_t<decltype(e)>;
-        if constexpr (requires { e.epoch; } && !std::is_same_v<Said, WorkerFatal>) return e.epoch;
+        if constexpr (std::is_same_v<Said, WorkerFatal>) {
+          if (e.epoch == Epoch{}) return std::nullopt;
+        }
+        if constexpr (requires { e.epoch; }) return e.epoch;
         return std::nullopt;
       },
       event);
@@ -88,8 +91,10 @@ void SimCluster::hear(const NodeEvent& event) {
                       coordinator_->newest_version(), coordinator_->is_protected());
   };
   const auto before = seen();
+  const uint64_t fenced_before = fenced();
   Outcome outcome = coordinator_->step(now_ms_, to_event(event));
-  if (old && (!outcome.records.empty() || !outcome.commands.empty() || seen() != before))
+  if (old && (!outcome.records.empty() || !outcome.commands.empty() || seen() != before ||
+              fenced() == fenced_before))
     broke("fencing: a message of " + to_string(*epoch) + " had an effect");
   apply(std::move(outcome));
 }
@@ -121,6 +126,7 @@ void SimCluster::apply_record(const Record& record) {
       const auto last = announced_.empty() ? view.members : announced_.rbegin()->second.members;
       if (announced_.try_emplace(view.epoch, view).second) {
         ++views_;
+        older_bases_ += view.reason.find(", not v") != std::string::npos ? 1 : 0;
         check_places(view, last);
         // What becomes safe in this view does so without the nodes that were away.
         for (const auto& [id, node] : coordinator_->nodes())

@@ -35,6 +35,7 @@ class SimCluster {
   uint64_t views() const { return views_; }
   uint64_t fenced() const { return coordinator_->counters().events_fenced; }
   uint64_t rows() const { return ledger_.size(); }
+  uint64_t older_bases() const { return older_bases_; }  // that were chosen though there was a newer
   uint64_t moved() const { return moved_; }  // workers that took a place of another stage
 
  private:
@@ -93,6 +94,7 @@ class SimCluster {
   uint64_t next_session_ = 1;
   uint64_t events_ = 0;
   uint64_t views_ = 0;
+  uint64_t older_bases_ = 0;
   uint32_t faults_left_ = 0;
   std::string broken_;
   bool coordinator_up_ = true;
