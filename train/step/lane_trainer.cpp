@@ -44,7 +44,7 @@ LaneTrainer<B>::LaneTrainer(std::unique_ptr<typename B::Device> device, const co
       gradients_(*device_, job.reproducible),
       reducer_(*device_) {
   if constexpr (!B::kHostMemory) {
-    static_assert(AbortWord::kBit == B::kViewEnded);
+    static_assert(AbortWord::kBit == B::Device::kViewEnded);
     abort_.mirror(&device_->abort_word());
   }
 }
