@@ -73,10 +73,6 @@ Status validate_stages(const JobConfig& job) {
   RETURN_IF_ERROR(in_range("stages", job.stages, 1U, job.model.layers));
   RETURN_IF_ERROR(in_range("micro_batches_in_flight", job.micro_batches_in_flight, 0, 1 << 24));
   if (job.stages == 1) return {};
-  if (job.backend == "cuda")
-    return fail(ErrorCode::kConfigValue,
-                fmt::format("stages = {} needs backend = \"cpu\": accelerators train one stage only",
-                            job.stages));
   RETURN_IF_ERROR(in_range("stages", job.stages, 1, 256));
   RETURN_IF_ERROR(in_range("pipelines", job.pipelines, 1U, kMostPlannedPipelines));
   const uint64_t cells = uint64_t{job.pipelines} * job.micro_batches * job.stages;

@@ -2,7 +2,7 @@
 """Whole clusters on this machine's accelerators: first whether they train right and survive, then what
 snapshots and recoveries cost. Builds nothing: run it on an unpacked bundle.
 
-    cluster.py [--only accuracy,kill,eight,snapshots] [--out FILE] [--data TOKENS] [--help] BUNDLE
+    cluster.py [--only accuracy,kill,eight,stages,snapshots] [--out FILE] [--data TOKENS] [--help] BUNDLE
 
   accuracy   one job twice on one accelerator: losses bit-identical; and on the CPU: the mean loss of the
              last 50 of 200 steps within 1%
@@ -10,6 +10,8 @@ snapshots and recoveries cost. Builds nothing: run it on an unpacked bundle.
              long until noticed, decided, restored, first step; it re-joins; the losses afterwards
              beside those of an unbroken run
   eight      eight workers on the accelerators there are: three of them killed, one after another
+  stages     two pipelines of two stages, four workers on the accelerators there are: two of them killed, one
+             after another, and back; the losses beside those of one stage
   snapshots  step time with and without dense snapshots (at most 1.05 times), bytes a second into the
              arena, copied and summed (at least 50 GB), longest stall
 
@@ -149,6 +151,30 @@ def eight(bundle, data, count):
     return result, good
 
 
+def stages(bundle, data, count):
+    model = dict(SMALL, layers=4)
+    job = dict(make_job("stages", model, 300, 2, 4, 4, "dense"), stages=2)
+    whole = train(bundle, data, make_job("whole", model, 300, 2, 4, 4, "none"), 2, "64MiB")
+    kills = []
+    with Cluster(bundle, 4, "1GiB") as cluster:
+        cluster.submit(job, data)
+        cluster.wait_step(30)
+        for victim in ("node-3", "node-1"):
+            result, told = recovery(cluster, victim, 20)
+            kills.append(result["ms_after_kill"])
+            print("\n".join(told[:8]))
+        paths = sorted({line[line.find("payload goes"):] for line in cluster.worker_logs("payload goes")})
+        cluster.wait_done()
+        rows = cluster.steps(job)
+    off = tail_mean(rows) / tail_mean(whole) - 1
+    first = max(abs(a / b - 1) for a, b in zip(losses(rows)[:5], losses(whole)[:5]))
+    result = {"ms_after_kill": kills, "payload": paths[:1], "first_five_losses_off": first,
+              "mean_loss_of_last_50": {"stages": tail_mean(rows), "one_stage": tail_mean(whole)}}
+    good = (len(rows) == job["steps"] and abs(off) <= 0.01 and first <= 1e-3
+            and (count >= 4 or any("host memory" in path for path in paths)))
+    return result, good
+
+
 def snapshots(bundle, data, count, rounds):
     """In turns, so that a device that warms up favours neither."""
     lanes = max(2, count)
@@ -191,7 +217,7 @@ def measured(cluster, rows):
 def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="accuracy,kill,eight,snapshots")
+    parser.add_argument("--only", default="accuracy,kill,eight,stages,snapshots")
     parser.add_argument("--out", help="write the results there as JSON")
     parser.add_argument("--data", help="a token file; without it one is made of /usr/include")
     parser.add_argument("--kill-steps", type=int, default=600, help="of the part `kill`")
@@ -212,6 +238,7 @@ def run(arguments, parser, data):
     benches = {"accuracy": lambda: accuracy(arguments.bundle, data),
                "kill": lambda: kill(arguments.bundle, data, len(found), arguments.kill_steps),
                "eight": lambda: eight(arguments.bundle, data, len(found)),
+               "stages": lambda: stages(arguments.bundle, data, len(found)),
                "snapshots": lambda: snapshots(arguments.bundle, data, len(found), arguments.rounds)}
     results = {"bench": "cluster.py", "devices": found, "commit": arguments.commit}
     failed = []

@@ -4,8 +4,8 @@
     report.py --commit ID --steps N --out FILE FOLDER
 
 FOLDER holds device.txt, step_bench.json, step_bench_capacity.json, and where they were run
-pytorch-eager.json, pytorch-compiled.json, cluster.json, async_save.json. Ratios are of this run, rounded
-down.
+pipeline_bench.json, pytorch-eager.json, pytorch-compiled.json, cluster.json, async_save.json. Ratios are
+of this run, rounded down.
 """
 import argparse
 import json
@@ -60,6 +60,7 @@ def main():
              "devices": (folder / "device.txt").read_text().split("\n")[:-1],
              "holdfast": read(folder / "step_bench.json"),
              "holdfast_capacity": read(folder / "step_bench_capacity.json"),
+             "holdfast_stages": read(folder / "pipeline_bench.json"),
              "pytorch_eager": read(folder / "pytorch-eager.json"),
              "pytorch_compiled": read(folder / "pytorch-compiled.json"),
              "clusters": read(folder / "cluster.json"), "async_save": read(folder / "async_save.json")}

@@ -2,12 +2,12 @@
 # Checks the kernels of this machine's accelerators, then measures: training steps beside PyTorch, whole
 # clusters that lose workers and take snapshots, and PyTorch's async_save beside those. All of it goes
 # into OUT/results.json. Builds nothing: run it in the folder of an unpacked bundle, or give that folder.
-#   bench/gpu/run.sh [--quick] [--only checks,steps,clusters] [--commit ID] [--out OUT] [BUNDLE]
+#   bench/gpu/run.sh [--quick] [--only checks,steps,pipelines,clusters] [--commit ID] [--out OUT] [BUNDLE]
 # --quick leaves large shapes out and measures fewer steps: for a look, not for results to keep.
 # Needs a python3 with PyTorch for what is compared with it; without, that part is left out and said so.
 set -euo pipefail
 
-quick=0 only=checks,steps,clusters commit=unknown out=. bundle=.
+quick=0 only=checks,steps,pipelines,clusters commit=unknown out=. bundle=.
 while [ $# -gt 0 ]; do
   case "$1" in
     --quick) quick=1 ;;
@@ -53,6 +53,14 @@ if wanted steps; then
   if [ $torch = 1 ]; then
     python3 "$here/pytorch_moe.py" --steps $steps --warm-up 5 --out "$out/pytorch-eager.json"
     python3 "$here/pytorch_moe.py" --steps $steps --warm-up 5 --compile --out "$out/pytorch-compiled.json"
+  fi
+fi
+
+if wanted pipelines; then
+  if [ "$(wc -l <"$out/device.txt")" -ge 2 ]; then  # two stages, 16 micro-batches, against one accelerator
+    "$bundle/bin/pipeline_bench" --steps $((steps / 3)) --out "$out/pipeline_bench.json"
+  else
+    echo "run.sh: training in stages takes two accelerators, it is left out"
   fi
 fi
 

@@ -8,11 +8,10 @@
 #include <algorithm>
 #include <chrono>
 #include <fstream>
-#include <map>
 #include <optional>
-#include <random>
 
 #include "base/json.h"
+#include "bench/gpu/bench_models.h"
 #include "train/comm/in_process.h"
 #include "train/kernels/backends.h"
 #include "train/step/lane_trainer.h"
@@ -20,46 +19,7 @@
 namespace {
 
 using namespace holdfast;
-using namespace holdfast::train;
-
-struct Bench {
-  conf::ModelConfig model;
-  uint32_t sequences;
-};
-
-conf::ModelConfig mixtral_like(uint32_t width, uint32_t layers, uint32_t heads, uint32_t ffn,
-                               uint32_t experts, uint32_t top_k) {
-  conf::ModelConfig model;
-  model.vocabulary = 50304;
-  model.layers = layers;
-  model.width = width;
-  model.heads = model.kv_heads = heads;
-  model.experts = experts;
-  model.top_k = top_k;
-  model.expert_width = ffn;
-  model.context = 1024;
-  return model;
-}
-
-const std::map<std::string, Bench>& benches() {
-  static const std::map<std::string, Bench> all = {
-      {"moe-s16", {mixtral_like(768, 12, 12, 2048, 16, 2), 32}},
-      {"moe-1b16", {mixtral_like(1024, 16, 16, 2048, 16, 2), 16}},
-      {"moe-s64", {mixtral_like(768, 12, 12, 1024, 64, 8), 16}},
-      {"tiny", {mixtral_like(256, 2, 4, 512, 8, 2), 2}},
-  };
-  return all;
-}
-
-// Of forward and backward, for one token: six for every parameter that it meets, and attention over the
-// mean half of the context.
-double flops_per_token(const conf::ModelConfig& m) {
-  const double d = m.width, f = m.expert_width;
-  const double attention = 2 * d * d + 2 * d * (d / m.heads) * m.kv_heads;
-  const double met = m.layers * (attention + m.top_k * 3 * d * f + d * m.experts) +
-                     d * m.vocabulary;
-  return 6 * met + 6.0 * m.layers * d * m.context;
-}
+using namespace holdfast::bench;
 
 struct Options {
   std::vector<std::string> models = {"moe-s16", "moe-1b16", "moe-s64"};
@@ -82,30 +42,6 @@ conf::JobConfig job_of(const Bench& bench, const Options& options) {
   job.optimizer.learning_rate = 3e-4;
   job.data.path = "random";
   return job;
-}
-
-BatchSource random_tokens(const conf::JobConfig& job) {
-  const auto make = [job](uint64_t key) {
-    std::mt19937_64 random(key);
-    MicroBatch batch{job.micro_batch_sequences, job.model.context, {}, {}};
-    const size_t tokens = size_t{batch.sequences} * batch.context;
-    for (auto* row : {&batch.tokens, &batch.targets})
-      for (size_t i = 0; i < tokens; ++i)
-        row->push_back(static_cast<int32_t>(random() % job.model.vocabulary));
-    return batch;
-  };
-  // Made before the clock runs.
-  auto kept = std::make_shared<std::vector<MicroBatch>>();
-  for (uint64_t i = 0; i < 4; ++i) kept->push_back(make(i));
-  return {[kept](Step step, MicroBatchIndex) -> Result<MicroBatch> {
-            return (*kept)[step.value % kept->size()];
-          },
-          [kept](uint32_t) -> Result<MicroBatch> { return kept->front(); }};
-}
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
 }
 
 // How long the host needs to enqueue the rounds of a step: until the last mark before the longest time

@@ -79,8 +79,6 @@ TEST(JobConfigTest, WhatIsWrongIsNamedWithWhereAndWhy) {
        "snapshot.replicas = 4 needs more than that many workers, pipelines = 4"},
       {"stages = 0", ErrorCode::kConfigValue, "stages = 0 is not in the range 1 to 4"},
       {"stages = 5", ErrorCode::kConfigValue, "stages = 5 is not in the range 1 to 4"},
-      {"stages = 2\nbackend = \"cuda\"", ErrorCode::kConfigValue,
-       "stages = 2 needs backend = \"cpu\""},
       {"stages = 257\n[model]\nlayers = 300", ErrorCode::kConfigValue,
        "stages = 257 is not in the range 1 to 256"},
       {"stages = 2\npipelines = 1025", ErrorCode::kConfigValue,

@@ -41,22 +41,40 @@ class Communicator {
   virtual void abort() = 0;
 };
 
-// All ranks of a view: collectives over all of them, groups of some of them, and hand-overs from one to
-// another. One thread per rank calls all of it, groups included; an abort here ends everything.
-class ViewCommunicator : public Communicator {
+// Hands bytes from one rank of a view to another: between two ranks, in the order of their sends.
+class HandOvers {
+ public:
+  virtual ~HandOvers() = default;
+  // Hands `bytes` to rank `to`, which takes them with receive(). Returns at once, whether the other side
+  // waits or not.
+  virtual Status send(uint32_t to, std::vector<std::byte> bytes) = 0;
+  // The next that rank `from` hands over; its size is known on both sides. Waits as a collective does.
+  virtual Status receive(uint32_t from, std::span<std::byte> into) = 0;
+  // Returns when all that was handed over has left, so that nothing piles up.
+  virtual Status flush() = 0;
+};
+
+// Hand-overs apart from the view's own, for one thread, which may be another than the view's.
+class HandOverLine : public HandOvers {
+ public:
+  // Ends this line's waits, the one under way and all later ones, with kCommAborted; other lines, the view
+  // and the other ranks go on. From any thread.
+  virtual void abort() = 0;
+};
+
+// All ranks of a view: collectives over all of them, groups of some of them, and hand-overs. One thread per
+// rank calls all of it, groups included, lines excepted; an abort here ends everything.
+class ViewCommunicator : public Communicator, public HandOvers {
  public:
   // Collectives over `ranks`, ascending, this one among them; rank i of the group is ranks[i]. Every
   // rank of a group makes it with the same list, and groups that overlap in the same order. Talks to
   // nobody; not to be used when this is gone.
   virtual std::unique_ptr<Communicator> group(std::vector<uint32_t> ranks) = 0;
 
-  // Hands `bytes` to rank `to`, which takes them with receive(): between two ranks, in the order in
-  // which they were handed over. Returns at once, whether the other side waits or not.
-  virtual Status send(uint32_t to, std::vector<std::byte> bytes) = 0;
-  // The next that rank `from` hands over; its size is known on both sides. Waits as a collective does.
-  virtual Status receive(uint32_t from, std::span<std::byte> into) = 0;
-  // Returns when all that was handed over has left, so that nothing piles up.
-  virtual Status flush() = 0;
+  // The line of this number (below kMostLines), once on a rank: what is sent on it is received on it. Talks
+  // to nobody. It waits timeout_ms at most, and only returns errors when this is gone.
+  static constexpr uint32_t kMostLines = 1 << 12;
+  virtual std::unique_ptr<HandOverLine> line(uint32_t number, int64_t timeout_ms) = 0;
 };
 
 // Making a communicator takes two phases, so that addresses travel with the view (section 9 of the

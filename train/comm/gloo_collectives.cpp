@@ -1,26 +1,22 @@
 #include "train/comm/gloo_collectives.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cstring>
 #include <numeric>
-#include <optional>
 
 #include "base/check.h"
 
 namespace holdfast::train {
-
-using gloo::transport::UnboundBuffer;
 
 namespace {
 
 // The upper part of a slot says what the message belongs to: hand-overs, all ranks, a group.
 constexpr uint64_t slots_of(uint64_t what) { return what << 40; }
 constexpr uint64_t kHandOverSlot = slots_of(0), kAllSlot = slots_of(1), kFirstGroup = 2;
+constexpr uint64_t kFirstLine = 1 << 14;
+static_assert(kFirstLine + ViewCommunicator::kMostLines < 1 << 16, "slots end at the canary's");
 constexpr uint64_t kCanarySlot = UINT64_MAX >> 8;
-constexpr const char* kConnectionLost = "the connection to a peer was lost";
 constexpr std::chrono::milliseconds kForever = std::chrono::hours(24 * 365);
 
 void* writable(const std::byte* data) {  // Gloo does not write into what it sends
@@ -28,12 +24,6 @@ void* writable(const std::byte* data) {  // Gloo does not write into what it sen
 }
 
 }  // namespace
-
-struct GlooCommunicator::Buffers {
-  UnboundBuffer* send = nullptr;
-  UnboundBuffer* recv = nullptr;
-  std::chrono::steady_clock::time_point deadline;
-};
 
 class GlooCommunicator::Group final : public Communicator {
  public:
@@ -57,15 +47,13 @@ class GlooCommunicator::Group final : public Communicator {
 
 GlooCommunicator::GlooCommunicator(std::shared_ptr<GlooGroup> group,
                                    int64_t collective_timeout_ms)
-    : group_(std::move(group)),
+    : end_(std::make_shared<GlooEnd>(std::move(group))),
       timeout_ms_(collective_timeout_ms),
-      all_{std::vector<uint32_t>(static_cast<size_t>(group_->size)),
-           static_cast<uint32_t>(group_->rank), kAllSlot},
-      sent_to_(all_.size()),
-      received_from_(all_.size()) {
+      all_{std::vector<uint32_t>(end_->size()), end_->rank(), kAllSlot},
+      own_(end_, kHandOverSlot, collective_timeout_ms) {
   std::iota(all_.ranks.begin(), all_.ranks.end(), 0U);
-  if (group_->size == 1) return;
-  canary_ = group_->createUnboundBuffer(&canary_byte_, 1);
+  if (size() == 1) return;
+  canary_ = end_->group->createUnboundBuffer(&canary_byte_, 1);
   watcher_ = std::thread([this] { watch(); });
 }
 
@@ -74,11 +62,12 @@ GlooCommunicator::~GlooCommunicator() {
     canary_->abortWaitRecv();
     watcher_.join();
   }
-  group_->close();
+  end_->fail_all();  // lines may outlive it
 }
 
 std::unique_ptr<Communicator> GlooCommunicator::group(std::vector<uint32_t> ranks) {
   CHECK(std::is_sorted(ranks.begin(), ranks.end()) && ranks.back() < size());
+  CHECK(kFirstGroup + groups_ < kFirstLine);
   const auto self = std::find(ranks.begin(), ranks.end(), rank());
   CHECK(self != ranks.end(), "rank {} makes a group without itself", rank());
   const auto place = static_cast<uint32_t>(self - ranks.begin());
@@ -86,86 +75,19 @@ std::unique_ptr<Communicator> GlooCommunicator::group(std::vector<uint32_t> rank
       *this, Members{std::move(ranks), place, slots_of(kFirstGroup + groups_++)});
 }
 
-// ---- ends and errors ------------------------------------------------------------------------------
-
-void GlooCommunicator::wake() {
-  if (active_ == nullptr) return;
-  if (active_->send != nullptr) active_->send->abortWaitSend();
-  if (active_->recv != nullptr) active_->recv->abortWaitRecv();
+std::unique_ptr<HandOverLine> GlooCommunicator::line(uint32_t number, int64_t timeout_ms) {
+  CHECK(number < kMostLines);
+  return std::make_unique<GlooHandOvers>(end_, slots_of(kFirstLine + number), timeout_ms);
 }
 
 void GlooCommunicator::watch() {
   try {
-    for (int peer = 0; peer < group_->size; ++peer)
-      if (peer != group_->rank) canary_->recv(peer, kCanarySlot);
+    for (uint32_t peer = 0; peer < size(); ++peer)
+      if (peer != rank()) canary_->recv(static_cast<int>(peer), kCanarySlot);
     if (!canary_->waitRecv(kForever)) return;  // this communicator ends
   } catch (const std::exception&) {            // a pair broke
   }
-  const MutexLock lock(mutex_);
-  if (failed_ || aborted_) return;
-  failed_ = true;
-  group_->close();
-  wake();
-}
-
-void GlooCommunicator::abort() {
-  const MutexLock lock(mutex_);
-  if (aborted_) return;
-  aborted_ = true;
-  group_->close();  // peers notice at once
-  wake();
-}
-
-Error GlooCommunicator::broken(const std::string& what, bool late) {
-  const MutexLock lock(mutex_);
-  if (!failed_ && !aborted_) group_->close();
-  failed_ = true;
-  if (aborted_)
-    return {ErrorCode::kCommAborted, fmt::format("rank {} of {}", rank(), size())};
-  if (late)
-    return {ErrorCode::kCommTimeout,
-            fmt::format("rank {} waited {} ms for the others", rank(), timeout_ms_)};
-  return {ErrorCode::kCommPeerLost, fmt::format("rank {} of {}: {}", rank(), size(), what)};
-}
-
-template <class Body>
-Status GlooCommunicator::guarded(Buffers& buffers, const Body& body) {
-  buffers.deadline = std::chrono::steady_clock::now() + std::chrono::milliseconds(timeout_ms_);
-  bool usable = false;
-  {
-    const MutexLock lock(mutex_);
-    usable = !aborted_ && !failed_;
-    if (usable) active_ = &buffers;
-  }
-  if (!usable) return fail(broken("it failed before", false));
-  Status status;
-  std::optional<std::string> thrown;
-  try {
-    status = body();
-  } catch (const std::exception& e) {  // Gloo throws unrelated types
-    thrown = e.what();
-  }
-  {
-    const MutexLock lock(mutex_);
-    active_ = nullptr;
-  }
-  if (thrown)
-    return fail(broken(*thrown, std::chrono::steady_clock::now() >= buffers.deadline));
-  return status;
-}
-
-Status GlooCommunicator::wait_all(Buffers& buffers, size_t sends, size_t receives) {
-  const auto left = [&] {
-    // Rounded up: Gloo's own timeout must not come before the deadline that tells late from lost.
-    const auto ms = std::chrono::ceil<std::chrono::milliseconds>(
-        buffers.deadline - std::chrono::steady_clock::now());
-    return std::max(ms, std::chrono::milliseconds(1));
-  };
-  for (; receives > 0; --receives)
-    if (!buffers.recv->waitRecv(left())) return fail(broken(kConnectionLost, false));
-  for (; sends > 0; --sends)
-    if (!buffers.send->waitSend(left())) return fail(broken(kConnectionLost, false));
-  return {};
+  end_->fail_all();
 }
 
 // ---- collectives ----------------------------------------------------------------------------------
@@ -177,10 +99,10 @@ Status GlooCommunicator::exchange(Members& members, std::span<const std::byte> s
   CHECK(out[self].bytes == in[self].bytes, "what a rank sends itself is what it receives");
   const uint64_t slot = members.next_slot++;
   // They outlive being known to abort().
-  const auto sending = group_->createUnboundBuffer(writable(send.data()), send.size());
-  const auto receiving = group_->createUnboundBuffer(recv.data(), recv.size());
-  Buffers buffers{sending.get(), receiving.get(), {}};
-  return guarded(buffers, [&]() -> Status {
+  const auto sending = end_->group->createUnboundBuffer(writable(send.data()), send.size());
+  const auto receiving = end_->group->createUnboundBuffer(recv.data(), recv.size());
+  GlooBuffers buffers{sending.get(), receiving.get(), timeout_ms_};
+  return end_->guarded(buffers, [&]() -> Status {
     size_t sends = 0, receives = 0;
     // Starting with the next rank spreads the load: not everybody sends to rank 0 first.
     for (uint32_t i = 1; i < count; ++i) {
@@ -197,7 +119,7 @@ Status GlooCommunicator::exchange(Members& members, std::span<const std::byte> s
     }
     if (out[self].bytes > 0)
       std::memcpy(recv.data() + in[self].offset, send.data() + out[self].offset, out[self].bytes);
-    return wait_all(buffers, sends, receives);
+    return end_->wait_all(buffers, sends, receives);
   });
 }
 
@@ -230,39 +152,6 @@ Status GlooCommunicator::all_gather(Members& members, std::span<const std::byte>
   }
   CHECK(received <= recv.size());
   return exchange(members, send, out, recv, in);
-}
-
-// ---- hand-overs -----------------------------------------------------------------------------------
-
-Status GlooCommunicator::send(uint32_t to, std::vector<std::byte> bytes) {
-  CHECK(to < size() && to != rank() && !bytes.empty());
-  HandedOver& last = handed_over_.emplace_back();
-  last.bytes = std::move(bytes);
-  last.buffer = group_->createUnboundBuffer(last.bytes.data(), last.bytes.size());
-  Buffers none;
-  return guarded(none, [&]() -> Status {
-    last.buffer->send(static_cast<int>(to), kHandOverSlot + sent_to_[to]++);
-    return {};
-  });
-}
-
-Status GlooCommunicator::receive(uint32_t from, std::span<std::byte> into) {
-  CHECK(from < size() && from != rank() && !into.empty());
-  const auto receiving = group_->createUnboundBuffer(into.data(), into.size());
-  Buffers buffers{nullptr, receiving.get(), {}};
-  return guarded(buffers, [&]() -> Status {
-    receiving->recv(static_cast<int>(from), kHandOverSlot + received_from_[from]++);
-    return wait_all(buffers, 0, 1);
-  });
-}
-
-Status GlooCommunicator::flush() {
-  while (!handed_over_.empty()) {
-    Buffers buffers{handed_over_.front().buffer.get(), nullptr, {}};
-    RETURN_IF_ERROR(guarded(buffers, [&] { return wait_all(buffers, 1, 0); }));
-    handed_over_.pop_front();
-  }
-  return {};
 }
 
 }  // namespace holdfast::train

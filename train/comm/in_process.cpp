@@ -10,6 +10,7 @@
 #include <numeric>
 #include <optional>
 #include <set>
+#include <tuple>
 #include <utility>
 
 #include "base/check.h"
@@ -37,6 +38,8 @@ struct Place {
   uint32_t arrived = 0;
 };
 
+constexpr uint32_t kViewLine = UINT32_MAX;
+
 // All ranks of a view.
 struct Everybody {
   explicit Everybody(uint32_t size) : ended(size) {}
@@ -46,8 +49,9 @@ struct Everybody {
   std::vector<std::optional<bool>> ended GUARDED_BY(mutex);  // true: aborted, false: destroyed
   // By the ranks of a group and how many of these ranks were made before it.
   std::map<std::pair<std::vector<uint32_t>, uint64_t>, Place> places GUARDED_BY(mutex);
-  std::map<std::pair<uint32_t, uint32_t>, std::deque<std::vector<std::byte>>> handed_over
-      GUARDED_BY(mutex);  // by sender and receiver
+  // By line, sender and receiver; kViewLine: the view's own.
+  std::map<std::tuple<uint32_t, uint32_t, uint32_t>, std::deque<std::vector<std::byte>>> handed_over
+      GUARDED_BY(mutex);
 
   void end(uint32_t rank, bool aborted) REQUIRES(mutex) {
     if (!ended[rank]) ended[rank] = aborted;
@@ -186,6 +190,62 @@ std::vector<uint32_t> all_ranks(uint32_t size) {
   return ranks;
 }
 
+class InProcessLine final : public HandOverLine {
+ public:
+  InProcessLine(std::shared_ptr<Everybody> everybody, uint32_t rank, uint32_t size, uint32_t number,
+                int64_t timeout_ms)
+      : everybody_(std::move(everybody)),
+        rank_(rank),
+        size_(size),
+        number_(number),
+        timeout_ms_(timeout_ms) {}
+
+  Status send(uint32_t to, std::vector<std::byte> bytes) override {
+    CHECK(to < size_ && to != rank_ && !bytes.empty());
+    const MutexLock lock(everybody_->mutex);
+    RETURN_IF_ERROR(check_ended());
+    everybody_->handed_over[{number_, rank_, to}].push_back(std::move(bytes));
+    everybody_->changed.notify_all();
+    return {};
+  }
+  Status receive(uint32_t from, std::span<std::byte> into) override {
+    CHECK(from < size_ && from != rank_ && !into.empty());
+    const TimePoint until = after_ms(timeout_ms_);
+    const MutexLock lock(everybody_->mutex);
+    RETURN_IF_ERROR(check_ended());
+    auto& handed_over = everybody_->handed_over[{number_, from, rank_}];
+    while (handed_over.empty()) {
+      RETURN_IF_ERROR(everybody_->wait(rank_, until, timeout_ms_));
+      if (aborted_) return check_ended();
+    }
+    CHECK(handed_over.front().size() == into.size(), "rank {} hands {} bytes over, {} are taken",
+          from, handed_over.front().size(), into.size());
+    std::memcpy(into.data(), handed_over.front().data(), into.size());
+    handed_over.pop_front();
+    return {};
+  }
+  Status flush() override {
+    const MutexLock lock(everybody_->mutex);
+    return check_ended();
+  }
+  void abort() override {
+    const MutexLock lock(everybody_->mutex);
+    aborted_ = true;
+    everybody_->changed.notify_all();
+  }
+
+ private:
+  Status check_ended() const REQUIRES(everybody_->mutex) {
+    if (aborted_) return fail(ErrorCode::kCommAborted, fmt::format("a line of rank {}", rank_));
+    return everybody_->check_ended(rank_);
+  }
+  const std::shared_ptr<Everybody> everybody_;
+  const uint32_t rank_, size_;
+  const uint32_t number_;
+  const int64_t timeout_ms_;
+  bool aborted_ GUARDED_BY(everybody_->mutex) = false;
+};
+
 class InProcessCommunicator final : public ViewCommunicator {
  public:
   InProcessCommunicator(std::shared_ptr<Everybody> everybody, uint32_t rank, uint32_t size,
@@ -193,7 +253,8 @@ class InProcessCommunicator final : public ViewCommunicator {
       : everybody_(std::move(everybody)),
         rank_(rank),
         timeout_ms_(timeout_ms),
-        all_(everybody_, all_ranks(size), 0, rank, timeout_ms) {}
+        all_(everybody_, all_ranks(size), 0, rank, timeout_ms),
+        own_(everybody_, rank, size, kViewLine, timeout_ms) {}
 
   ~InProcessCommunicator() override { all_.end(false); }
 
@@ -217,39 +278,24 @@ class InProcessCommunicator final : public ViewCommunicator {
         Members(everybody_, std::move(ranks), number, rank_, timeout_ms_));
   }
 
+  std::unique_ptr<HandOverLine> line(uint32_t number, int64_t timeout_ms) override {
+    CHECK(number < kMostLines);
+    return std::make_unique<InProcessLine>(everybody_, rank_, size(), number, timeout_ms);
+  }
   Status send(uint32_t to, std::vector<std::byte> bytes) override {
-    CHECK(to < size() && to != rank_ && !bytes.empty());
-    const MutexLock lock(everybody_->mutex);
-    RETURN_IF_ERROR(everybody_->check_ended(rank_));
-    everybody_->handed_over[{rank_, to}].push_back(std::move(bytes));
-    everybody_->changed.notify_all();
-    return {};
+    return own_.send(to, std::move(bytes));
   }
-
   Status receive(uint32_t from, std::span<std::byte> into) override {
-    CHECK(from < size() && from != rank_ && !into.empty());
-    const TimePoint until = after_ms(timeout_ms_);
-    const MutexLock lock(everybody_->mutex);
-    RETURN_IF_ERROR(everybody_->check_ended(rank_));
-    auto& handed_over = everybody_->handed_over[{from, rank_}];
-    while (handed_over.empty()) RETURN_IF_ERROR(everybody_->wait(rank_, until, timeout_ms_));
-    CHECK(handed_over.front().size() == into.size(), "rank {} hands {} bytes over, {} are taken",
-          from, handed_over.front().size(), into.size());
-    std::memcpy(into.data(), handed_over.front().data(), into.size());
-    handed_over.pop_front();
-    return {};
+    return own_.receive(from, into);
   }
-
-  Status flush() override {
-    const MutexLock lock(everybody_->mutex);
-    return everybody_->check_ended(rank_);
-  }
+  Status flush() override { return own_.flush(); }
 
  private:
   const std::shared_ptr<Everybody> everybody_;
   const uint32_t rank_;
   const int64_t timeout_ms_;
   Members all_;
+  InProcessLine own_;
   std::map<std::vector<uint32_t>, uint64_t> groups_;  // made so far, by their ranks
 };
 

@@ -1,7 +1,5 @@
 #include "train/comm/stream_mark_cuda.h"
 
-#include "train/kernels/launch_cuda.cuh"
-
 namespace holdfast::train {
 namespace {
 
@@ -12,8 +10,9 @@ __global__ void mark_kernel(volatile uint32_t* at, uint32_t number) {
 
 }  // namespace
 
-void mark_stream(kernels::Cuda& cuda, uint32_t* pinned, uint32_t number) {
-  kernels::launch(cuda, "mark", {dim3(1), 1}, mark_kernel, pinned, number);
+cudaError_t mark_stream(cudaStream_t stream, uint32_t* pinned, uint32_t number) {
+  mark_kernel<<<1, 1, 0, stream>>>(pinned, number);
+  return cudaGetLastError();
 }
 
 }  // namespace holdfast::train

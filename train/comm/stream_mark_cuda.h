@@ -2,13 +2,13 @@
 // call of CUDA, which might stand behind one of another thread that waits for the device.
 #pragma once
 
-#include <cstdint>
+#include <cuda_runtime.h>
 
-#include "train/kernels/cuda.h"
+#include <cstdint>
 
 namespace holdfast::train {
 
-// `pinned`: one address on both sides.
-void mark_stream(kernels::Cuda& cuda, uint32_t* pinned, uint32_t number);
+// `pinned`: one address on both sides. From any thread whose current device is the stream's.
+cudaError_t mark_stream(cudaStream_t stream, uint32_t* pinned, uint32_t number);
 
 }  // namespace holdfast::train

@@ -23,6 +23,7 @@ struct CpuBackend {
   using HostRoom = Buffer<E>;  // where the host reads, and the device copies to by itself
   using Rotary = kernels::RotaryTable<T>;
   using Reader = kernels::CpuReader;
+  using Moment = kernels::CpuMoment;
   using ExpertRows = kernels::ExpertRowsCpu;
   using ExpertGradients = kernels::ExpertGradients<T>&;
   // The host may read and write Room as soon as an operation has returned.

@@ -18,6 +18,7 @@ struct CudaBackend {
   using HostRoom = PinnedBuffer<E>;
   using Rotary = kernels::CudaRotaryTable;
   using Reader = kernels::CudaReader;
+  using Moment = kernels::CudaMoment;
   using ExpertRows = kernels::ExpertRowsCuda;
   struct ExpertGradients {
     kernels::Into into;

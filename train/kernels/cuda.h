@@ -32,9 +32,10 @@ class Cuda {
   Status check();    // the first error so far; does not wait
   Status finish();   // waits for everything enqueued, then as check()
   Status probe();    // has the device do something and waits for it, then as check()
-  // Asked by every finish() once all is done: its error is finish()'s. For who can end what the device
-  // waits for, a communicator; it is called on the thread that drives the device. {}: nobody is asked.
-  void on_finish(std::function<Status()> verdict);
+  // Asked by every finish() once all is done: its error is finish()'s, and of several that of one that was
+  // not merely aborted. For those who can end what the device waits for, communicators; called on the thread
+  // that drives the device. {}: this owner is not asked any more.
+  void on_finish(const void* owner, std::function<Status()> verdict);
 
   // Mapped host memory that update kernels read: not zero, and they change nothing any more. Each bit is
   // set and cleared by one owner alone: kViewEnded by AbortWord (train/step/trainer.h), which clears it

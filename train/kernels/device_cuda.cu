@@ -155,7 +155,13 @@ Status Cuda::finish() {
   const cudaError_t error = cudaStreamSynchronize(impl_->stream);
   if (error != cudaSuccess) impl_->failed("an earlier operation", cudaGetErrorString(error));
   RETURN_IF_ERROR(check());
-  return impl_->verdict ? impl_->verdict() : Status{};
+  Status worst;
+  for (const auto& [owner, verdict] : impl_->verdicts) {
+    Status one = verdict();
+    // What was given up because something else broke tells less than that.
+    if (!one && (worst || worst.error().code == ErrorCode::kCommAborted)) worst = std::move(one);
+  }
+  return worst;
 }
 
 Status Cuda::probe() {
@@ -165,7 +171,11 @@ Status Cuda::probe() {
   return check();
 }
 
-void Cuda::on_finish(std::function<Status()> verdict) { impl_->verdict = std::move(verdict); }
+void Cuda::on_finish(const void* owner, std::function<Status()> verdict) {
+  auto& all = impl_->verdicts;
+  std::erase_if(all, [&](const auto& one) { return one.first == owner; });
+  if (verdict) all.emplace_back(owner, std::move(verdict));
+}
 
 std::atomic<uint32_t>& Cuda::abort_word() { return *impl_->abort_word; }
 
@@ -199,6 +209,27 @@ void upload_now(Cuda& cuda, const void* host, size_t bytes, void* to) {
   cudaMemcpyAsync(to, host, bytes, cudaMemcpyHostToDevice, impl.stream);
   cudaStreamSynchronize(impl.stream);
   impl.launched("upload_now");
+}
+
+CudaMoment::~CudaMoment() {
+  if (event_ != nullptr) static_cast<void>(cudaEventDestroy(static_cast<cudaEvent_t>(event_)));
+}
+
+void CudaMoment::record(Cuda& cuda) {
+  cudaError_t error = cudaSuccess;
+  if (event_ == nullptr) {
+    cudaEvent_t made = nullptr;
+    // The thread sleeps while it waits: other workers of the machine need the processor.
+    error = cudaEventCreateWithFlags(&made, cudaEventDisableTiming | cudaEventBlockingSync);
+    event_ = made;
+  }
+  if (error == cudaSuccess)
+    error = cudaEventRecord(static_cast<cudaEvent_t>(event_), cuda.impl().stream);
+  if (error != cudaSuccess) cuda.impl().failed("a moment", cudaGetErrorString(error));
+}
+
+void CudaMoment::wait() {
+  if (event_ != nullptr) static_cast<void>(cudaEventSynchronize(static_cast<cudaEvent_t>(event_)));
 }
 
 struct CudaReader::Impl {

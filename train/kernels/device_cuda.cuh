@@ -11,6 +11,8 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "train/kernels/cuda.h"
 #include "train/tensor/bf16.h"
@@ -36,7 +38,7 @@ struct Cuda::Impl {
   int multiprocessors = 0;
   int capability = 0;  // 90 for 9.0
   std::string name;
-  std::function<Status()> verdict;  // of finish()
+  std::vector<std::pair<const void*, std::function<Status()>>> verdicts;  // of finish(), by owner
 
   // After a launch or an asynchronous call: remembers the first error, with the operation's name.
   void launched(const char* operation);

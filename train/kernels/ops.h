@@ -213,6 +213,12 @@ void sum_squares(const Cpu&, std::span<const FloatRange> ranges, double* sums);
 inline void upload_now(const Cpu&, const void* host, size_t bytes, void* to) {
   if (bytes > 0) std::memcpy(to, host, bytes);
 }
+// A point in what the device has been given to do, which the host can wait for.
+class CpuMoment {
+ public:
+  void record(const Cpu&) {}
+  void wait() {}
+};
 // Copies state out beside what the device does. For one other thread than the device's.
 class CpuReader {
  public:

@@ -9,6 +9,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <utility>
 
 #include "train/kernels/cuda.h"
 #include "train/kernels/rooms.h"
@@ -213,6 +214,26 @@ void sum_squares(Cuda& cuda, std::span<const FloatRange> ranges, double* sums);
 // once the device's abort word is set.
 void adamw(Cuda& cuda, const AdamwConstants& constants,
            std::span<const AdamwRange<Bf16>> ranges);
+
+// ---- waiting: device_cuda.cu -------------------------------------------------------------------
+
+// A point in what the device has been given to do, which the host can wait for. For the thread that drives
+// the device. That something went wrong on the way shows in the device's check().
+class CudaMoment {
+ public:
+  CudaMoment() = default;
+  CudaMoment(CudaMoment&& other) noexcept : event_(std::exchange(other.event_, nullptr)) {}
+  CudaMoment& operator=(CudaMoment&& other) noexcept {
+    std::swap(event_, other.event_);
+    return *this;
+  }
+  ~CudaMoment();
+  void record(Cuda& cuda);  // all that was enqueued so far
+  void wait();              // at once where nothing was recorded
+
+ private:
+  void* event_ = nullptr;  // a cudaEvent_t
+};
 
 // ---- memory of any kind, now: device_cuda.cu ----------------------------------------------------
 

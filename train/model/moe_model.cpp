@@ -4,7 +4,6 @@
 
 #include "base/check.h"
 #include "train/kernels/backends.h"
-#include "train/model/hand_over.h"
 #include "train/model/stash_impl.h"
 
 namespace holdfast::train {
@@ -73,11 +72,11 @@ struct MoeModel<B>::Impl {
   typename B::template Room<V>& input_of(StashRoom<B>& room, size_t i) const {
     return i < room.blocks.size() ? room.blocks[i].attention.x_ND : room.head.x_ND;
   }
-  // What came from a neighbouring stage, to where the backend computes.
-  void take_over(size_t tokens, std::span<const V> from, typename B::template HostRoom<V>& staging,
-                 typename B::template Room<V>& to) const {
+  // What came from a neighbouring stage.
+  void take_over(size_t tokens, std::span<const V> from, typename B::template Room<V>& to) const {
     CHECK(from.size() == tokens * config.width, "{} elements for {} tokens", from.size(), tokens);
-    take_from_host<B>(device, from, staging, to);
+    to.resize(from.size());
+    copy(device, from.data(), from.size(), to.data());
   }
 
   void check_context(const ModelContext& context, size_t tokens) const {
@@ -209,13 +208,13 @@ Result<ForwardRound<B>> MoeModel<B>::Impl::forward(const MicroBatch* batch,
   if (stage.embeds)
     embed(*stash, weights);
   else
-    take_over(stash->tokens(), x_ND, room.host_x_ND, input_of(room, 0));
+    take_over(stash->tokens(), x_ND, input_of(room, 0));
   for (size_t i = 0; i < stage.layers; ++i)
     RETURN_IF_ERROR(forward_block(*stash, *hosted, i, weights, context));
   if (stage.has_head)
     forward_head(*stash, weights, gradient_scale);
   else
-    leave_on_host<B>(device, room.head.x_ND, room.host_y_ND);
+    stash->handed_on = {room.head.x_ND.data(), room.head.x_ND.size()};
   download(device, room.losses.data(), room.losses.size(), room.host_losses.data());
   download(device, room.counts_LE.data(), room.counts_LE.size(), room.host_counts_LE.data());
   RETURN_IF_ERROR(device.check());
@@ -348,7 +347,7 @@ Status MoeModel<B>::input_gradient(Stash<B>* stash, Hosted<B>& hosted, const Wei
   if (impl_->stage.has_head)
     impl_->head_input_gradient(s, weights);
   else
-    impl_->take_over(s.tokens(), dy_ND, s.room->host_dy_ND, impl_->residual_ND);
+    impl_->take_over(s.tokens(), dy_ND, impl_->residual_ND);
   for (size_t i = impl_->stage.layers; i-- > 0;)
     RETURN_IF_ERROR(impl_->block_input_gradient(s, h, i, weights, context));
   if (impl_->stage.embeds) {
@@ -356,7 +355,7 @@ Status MoeModel<B>::input_gradient(Stash<B>* stash, Hosted<B>& hosted, const Wei
     copy(impl_->device, impl_->residual_ND.data(), impl_->residual_ND.size(),
          s.room->dembedded_ND.data());
   } else {
-    leave_on_host<B>(impl_->device, impl_->residual_ND, s.room->host_dx_ND);
+    s.given_back = {impl_->residual_ND.data(), impl_->residual_ND.size()};
   }
   s.input_gradient_done = stash != nullptr;
   h.input_gradient_done = true;

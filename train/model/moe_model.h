@@ -63,10 +63,11 @@ class Stash {
   virtual ~Stash() = default;
   // Zeros on a lane without a micro-batch. Once the device has finished F.
   virtual MicroBatchLoss loss() const = 0;
-  // [N, D] in host memory, while the stash lives: what the stage after goes on with, once the device has
-  // finished F; empty where the stage has the head.
+  // [N, D] where the backend computes: what the stage after goes on with, as long as the stash lives;
+  // empty where the stage has the head.
   virtual std::span<const typename B::Value> output() const = 0;
-  // The same backwards: the gradient of what the stage was given, once the device has finished I.
+  // The same backwards: the gradient of what the stage was given, until the model's next I; empty where the
+  // stage embeds.
   virtual std::span<const typename B::Value> handed_back() const = 0;
 };
 
@@ -93,8 +94,8 @@ class MoeModel {
   ~MoeModel();
   const StageLayers& stage() const;
 
-  // F of every layer and the loss. x_ND: the input, in host memory, where the stage does not embed; it is
-  // copied at once. Of the batch only the sizes matter then, and targets only where the stage has the
+  // F of every layer and the loss. x_ND: the input, where the backend computes, where the stage does not
+  // embed; the first that is enqueued is to copy it. Of the batch only the sizes matter then, and targets only where the stage has the
   // head. Errors: the communicator's, the device's.
   Result<ForwardRound<B>> forward(const MicroBatch* batch, const Weights<B>& weights,
                                   const ModelContext& context, std::span<const V> x_ND = {});

@@ -40,11 +40,10 @@ struct StashRoom {
   explicit StashRoom(size_t layers) : blocks(layers) {}  // of the stage
   std::vector<BlockStash<B>> blocks;
   HeadStash<B> head;
-  Room<typename B::Value> dembedded_ND;
+  Room<typename B::Value> dembedded_ND;  // where the stage embeds
   Room<int32_t> tokens_N, targets_N;
   Room<double> losses;      // cross entropy; load balance and z of every layer
   Room<uint32_t> counts_LE;
-  HostRoom<typename B::Value> host_x_ND, host_y_ND, host_dy_ND, host_dx_ND;  // handed over
   HostRoom<int32_t> host_tokens_2N;  // tokens, then targets
   HostRoom<double> host_losses;
   HostRoom<uint32_t> host_counts_LE;
@@ -109,21 +108,14 @@ struct StashImpl final : Stash<B> {
     loss.popularity.assign(counts.begin(), counts.end());
     return loss;
   }
-  std::span<const typename B::Value> output() const override { return handed_on(room->host_y_ND); }
-  std::span<const typename B::Value> handed_back() const override {
-    return handed_on(room->host_dx_ND);
-  }
+  std::span<const typename B::Value> output() const override { return handed_on; }
+  std::span<const typename B::Value> handed_back() const override { return given_back; }
   size_t tokens() const { return size_t{sequences} * context; }
 
   PooledRoom<StashRoom<B>> room;
   uint32_t sequences = 0, context = 0;  // of the micro-batch; 0 on a lane without one
   bool input_gradient_done = false;
-
- private:
-  template <class R>
-  static std::span<const typename B::Value> handed_on(const R& host) {
-    return {host.data(), host.size()};
-  }
+  std::span<const typename B::Value> handed_on, given_back;  // to the neighbouring stages
 };
 
 template <class B>

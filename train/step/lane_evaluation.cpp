@@ -37,23 +37,26 @@ Result<std::optional<double>> LaneTrainer<B>::evaluate_one(const Wires& wires, u
   };
   const bool mine = index < job_.evaluate_micro_batches;
   std::optional<MicroBatch> batch;
-  typename B::template HostRoom<typename B::Value> x;
+  std::span<const typename B::Value> x_ND;
   if (mine) {
     batch = sizes();
     if (map_.stage.embeds || map_.stage.has_head) {
       ASSIGN_OR_RETURN(batch, batches_.held_out(index));
     }
     if (!map_.stage.embeds) {
-      x.resize(activations());
-      RETURN_IF_ERROR(wires.view.receive(runs(stage_ - 1), std::as_writable_bytes(x.span())));
+      ASSIGN_OR_RETURN(const std::byte* at,
+                       wires.hand_over.receive(runs(stage_ - 1),
+                                               activations() * sizeof(typename B::Value)));
+      x_ND = {reinterpret_cast<const typename B::Value*>(at), activations()};
     }
   }
-  ASSIGN_OR_RETURN(const auto stash, model_->evaluate(batch ? &*batch : nullptr, weights, context,
-                                                      {x.data(), x.size()}));
+  ASSIGN_OR_RETURN(const auto stash,
+                   model_->evaluate(batch ? &*batch : nullptr, weights, context, x_ND));
   if (!mine) return std::optional<double>();
   if (map_.stage.has_head) return std::optional(stash->loss().cross_entropy);
-  const auto bytes = std::as_bytes(stash->output());
-  RETURN_IF_ERROR(wires.view.send(runs(stage_ + 1), {bytes.begin(), bytes.end()}));
+  const auto y_ND = stash->output();
+  RETURN_IF_ERROR(wires.hand_over.send(
+      runs(stage_ + 1), reinterpret_cast<const std::byte*>(y_ND.data()), y_ND.size_bytes()));
   return std::optional<double>();
 }
 
@@ -67,7 +70,7 @@ Result<double> LaneTrainer<B>::evaluate(const Wires& wires) {
     ASSIGN_OR_RETURN(const auto loss, evaluate_one(wires, first + map_.lane));
     if (loss) mine.push_back(*loss);
   }
-  RETURN_IF_ERROR(wires.view.flush());
+  RETURN_IF_ERROR(wires.hand_over.flush());
   const uint32_t last = members_.stages() - 1, lanes = members_.lanes(last);
   std::vector<size_t> sizes(members_.count());
   for (uint32_t index = 0; index < count; ++index)

@@ -85,4 +85,18 @@ std::vector<LaneRound> rounds_of_lane(const Plan& plan, const Members& members, 
   return rounds;
 }
 
+MostHeld most_held(const std::vector<LaneRound>& rounds) {
+  MostHeld now, most;
+  for (const LaneRound& round : rounds) {
+    if (round.work == Work::kForward) {
+      ++now.rounds;
+      if (round.micro_batch) ++now.micro_batches;
+    }
+    most = {std::max(most.micro_batches, now.micro_batches), std::max(most.rounds, now.rounds)};
+    if (round.weights) --now.micro_batches;
+    now.rounds -= static_cast<uint32_t>(round.experts.size());
+  }
+  return most;
+}
+
 }  // namespace holdfast::train

@@ -33,4 +33,12 @@ struct LaneRound {
 std::vector<LaneRound> rounds_of_lane(const Plan& plan, const Members& members, uint32_t stage,
                                       uint32_t lane);
 
+// The most micro-batches that the lane holds at once, from its F to its dense W, and the most rounds of
+// which it holds rows for experts, from their F or, where they are put together anew, their I to their
+// expert W. For a group of one lane.
+struct MostHeld {
+  uint32_t micro_batches = 0, rounds = 0;
+};
+MostHeld most_held(const std::vector<LaneRound>& rounds);
+
 }  // namespace holdfast::train

@@ -88,7 +88,7 @@ ModelContext LaneTrainer<B>::context(const Wires& wires) const {
           job_.reproducible,
           1.0 / (static_cast<double>(job_.pipelines) * job_.micro_batches),
           capacity_ ? &*capacity_ : nullptr,
-          !B::kHostMemory && job_.stages == 1};  // rooms cannot be put together for an I round
+          !B::kHostMemory && job_.stages == 1};  // rooms cannot be put together anew for an I round
 }
 
 template <class B>
@@ -102,7 +102,7 @@ Result<StepDone> LaneTrainer<B>::take_step(ViewCommunicator& view, Step step) tr
   const auto begun = std::chrono::steady_clock::now();
   CountingCommunicator all(view), stage(*stage_group_);
   PayloadExchange& payload = payload_.over(stage);
-  const Wires wires{view, all, stage, payload};
+  const Wires wires{all, stage, payload, payload_.hand_over(view)};
   uint64_t handed_over = 0;
   const uint64_t sent_before = payload.sent_bytes();
   const auto sent = [&] {
@@ -148,16 +148,16 @@ Result<uint64_t> LaneTrainer<B>::run_rounds(const Wires& wires, Step step) {
   const ModelContext context = this->context(wires);
   const MarkedWeights<B> weights(weights_, marker());
   MarkedGradients<B> gradients(gradients_, marker());
-  RoundRunner<B> runner({*device_, *model_, weights, gradients, context, wires.view,
+  RoundRunner<B> runner({*device_, *model_, weights, gradients, context, wires.hand_over,
                          [&](MicroBatchIndex j) { return batches_.training(step, j); }, sizes(),
-                         activations()});
+                         activations(), most_held_});
   uint32_t number = 0;
   for (const LaneRound& round : rounds_) {
     at(step, number++);
     if (round.work == Work::kForward) fault_point("train.forward");
     RETURN_IF_ERROR(runner.run(round));
   }
-  RETURN_IF_ERROR(wires.view.flush());
+  RETURN_IF_ERROR(runner.finish());
   losses_ = runner.losses();
   gradients_.close();
   return runner.sent_bytes();

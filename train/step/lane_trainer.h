@@ -65,10 +65,10 @@ class LaneTrainer final : public Trainer {
  private:
   // What one call of run_step or materialize talks through.
   struct Wires {
-    ViewCommunicator& view;    // hand-overs
-    Communicator& all;         // all members
-    Communicator& stage;       // the stage group
-    PayloadExchange& payload;  // in it
+    Communicator& all;           // all members
+    Communicator& stage;         // the stage group
+    PayloadExchange& payload;    // in it
+    PayloadHandOver& hand_over;  // to and from neighbouring stages
   };
   // After an error the device is idle, whatever it waited for. That it is broken matters more than what
   // was noticed first; that an exchange was given up does not, it is our own doing.
@@ -131,6 +131,7 @@ class LaneTrainer final : public Trainer {
   StageMap map_;
   Plan plan_;
   std::vector<LaneRound> rounds_;
+  MostHeld most_held_;  // in them
   std::unique_ptr<Communicator> stage_group_;  // of the communicator that materialize was given
   bool materialized_ = false;
   bool weights_made_ = false;  // by the update of the newest version

@@ -46,6 +46,7 @@ Status LaneTrainer<B>::open_view(const TrainerView& view) try {
   members_ = std::move(members);
   open_map(view);
   rounds_ = rounds_of_lane(plan_, members_, stage_, map_.lane);
+  most_held_ = most_held(rounds_);
   if (!model_ || model_->stage() != map_.stage) model_.emplace(*device_, job_.model, map_.stage);
   std::vector<uint32_t> owned;
   for (uint32_t shard = 0; shard < view.owner_lane.size(); ++shard)
@@ -143,10 +144,10 @@ Status LaneTrainer<B>::begin_view(ViewCommunicator& comm) try {
                 fmt::format("not every owned shard is at {}", to_string(store_.current())));
   RETURN_IF_ERROR(compare_data(comm));
   stage_group_ = comm.group(members_.group(stage_));
-  RETURN_IF_ERROR(payload_.open(*stage_group_));
+  RETURN_IF_ERROR(payload_.open(comm, *stage_group_, members_.first));
   PayloadExchange& payload = payload_.over(*stage_group_);
   RETURN_IF_ERROR(make_weights(payload));
-  return make_up_evaluation({comm, comm, *stage_group_, payload});
+  return make_up_evaluation({comm, *stage_group_, payload, payload_.hand_over(comm)});
 } catch (const std::bad_alloc& error) {
   return out_of_memory(error);
 }

@@ -1,5 +1,6 @@
 #include "train/step/round_runner.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "base/check.h"
@@ -27,15 +28,57 @@ Status RoundRunner<B>::run(const LaneRound& round) {
     RETURN_IF_ERROR(
         parts_.model.expert_weight_gradient(*gradient_rounds_.at(number), parts_.gradients));
   if (!round.weights && round.experts.empty()) return {};
-  // What is freed is used for the next: nothing may still read it.
-  RETURN_IF_ERROR(parts_.device.finish());
-  if (round.weights) {
-    const auto done = stashes_.find(round.weights->value);
-    losses_[done->first] = done->second->loss();
-    stashes_.erase(done);
-  }
-  for (const uint32_t number : round.experts) gradient_rounds_[number].reset();
+  retire(round);
+  // Between lanes the host has waited for the device in this round anyway.
+  const bool at_once = B::kHostMemory || parts_.context.comm.size() > 1;
+  while (at_once && !retired_.empty()) RETURN_IF_ERROR(free_oldest());
   return {};
+}
+
+template <class B>
+Status RoundRunner<B>::finish() {
+  RETURN_IF_ERROR(parts_.hand_over.flush());
+  while (!retired_.empty()) RETURN_IF_ERROR(free_oldest());
+  return {};
+}
+
+// ---- what was needed ------------------------------------------------------------------------------
+
+template <class B>
+void RoundRunner<B>::retire(const LaneRound& round) {
+  Retired& done = retired_.emplace_back();
+  if (round.weights) {
+    done.micro_batch = round.weights->value;
+    done.stash = std::move(stashes_.extract(round.weights->value).mapped());
+  }
+  for (const uint32_t number : round.experts)
+    done.hosted.push_back(std::move(gradient_rounds_[number]));
+  done.moment.record(parts_.device);
+}
+
+// What is freed is used for the next: nothing may still read it.
+template <class B>
+Status RoundRunner<B>::free_oldest() {
+  Retired& oldest = retired_.front();
+  oldest.moment.wait();
+  RETURN_IF_ERROR(parts_.device.check());
+  if (oldest.stash) losses_[*oldest.micro_batch] = oldest.stash->loss();
+  retired_.pop_front();
+  return {};
+}
+
+template <class B>
+Status RoundRunner<B>::make_room() {
+  while (!retired_.empty() &&
+         (held() >= parts_.most.micro_batches || held_rounds() >= parts_.most.rounds))
+    RETURN_IF_ERROR(free_oldest());
+  return {};
+}
+
+template <class B>
+size_t RoundRunner<B>::retired_stashes() const {
+  return static_cast<size_t>(std::count_if(retired_.begin(), retired_.end(),
+                                           [](const Retired& one) { return one.stash != nullptr; }));
 }
 
 template <class B>
@@ -43,6 +86,7 @@ size_t RoundRunner<B>::held_rounds() const {
   size_t held = 0;
   for (const KeptForward& kept : forwards_) held += kept.hosted ? 1 : 0;
   for (const auto& hosted : gradient_rounds_) held += hosted ? 1 : 0;
+  for (const Retired& one : retired_) held += one.hosted.size();
   return held;
 }
 
@@ -61,16 +105,13 @@ Status RoundRunner<B>::forward(const LaneRound& round) {
   if (round.micro_batch) {
     ASSIGN_OR_RETURN(batch, read(*round.micro_batch));
   }
-  RETURN_IF_ERROR(receive(round));
-  ASSIGN_OR_RETURN(ForwardRound<B> done,
-                   parts_.model.forward(batch ? &*batch : nullptr, parts_.weights, parts_.context,
-                                        {received_.data(), received_.size()}));
+  ASSIGN_OR_RETURN(const auto x_ND, receive(round));  // on its way while room is made
+  RETURN_IF_ERROR(make_room());
+  ASSIGN_OR_RETURN(ForwardRound<B> done, parts_.model.forward(batch ? &*batch : nullptr,
+                                                              parts_.weights, parts_.context, x_ND));
   forwards_.push_back({std::move(done.hosted), round.busy});
   if (!round.micro_batch) return {};
-  if (round.to) {
-    RETURN_IF_ERROR(parts_.device.finish());
-    RETURN_IF_ERROR(send(round, done.stash->output()));
-  }
+  if (round.to) RETURN_IF_ERROR(send(round, done.stash->output()));
   stashes_[round.micro_batch->value] = std::move(done.stash);
   return {};
 }
@@ -98,32 +139,32 @@ void RoundRunner<B>::release_forwards(const LaneRound& round) {
 template <class B>
 Status RoundRunner<B>::input_gradient(const LaneRound& round) {
   ASSIGN_OR_RETURN(std::unique_ptr<Hosted<B>> hosted, hosted_for(round));
-  RETURN_IF_ERROR(receive(round));
+  ASSIGN_OR_RETURN(const auto dy_ND, receive(round));
   Stash<B>* stash = round.micro_batch ? stashes_.at(round.micro_batch->value).get() : nullptr;
   RETURN_IF_ERROR(parts_.model.input_gradient(stash, *hosted, parts_.weights, parts_.context,
-                                              {received_.data(), received_.size()}));
+                                              dy_ND));
   gradient_rounds_.push_back(std::move(hosted));
-  if (round.to || !round.as_forward) RETURN_IF_ERROR(parts_.device.finish());
-  release_forwards(round);
   if (round.to) RETURN_IF_ERROR(send(round, stash->handed_back()));
+  if (!round.as_forward) RETURN_IF_ERROR(parts_.device.finish());  // it has copied them
+  release_forwards(round);
   return {};
 }
 
 // ---- between stages -------------------------------------------------------------------------------
 
 template <class B>
-Status RoundRunner<B>::receive(const LaneRound& round) {
-  received_.resize(0);
-  if (!round.from) return {};
-  received_.resize(parts_.elements);
-  return parts_.view.receive(*round.from, std::as_writable_bytes(received_.span()));
+auto RoundRunner<B>::receive(const LaneRound& round) -> Result<std::span<const V>> {
+  if (!round.from) return std::span<const V>();
+  ASSIGN_OR_RETURN(const std::byte* at,
+                   parts_.hand_over.receive(*round.from, parts_.elements * sizeof(V)));
+  return std::span(reinterpret_cast<const V*>(at), parts_.elements);
 }
 
 template <class B>
 Status RoundRunner<B>::send(const LaneRound& round, std::span<const V> values) {
-  const auto bytes = std::as_bytes(values);
-  sent_bytes_ += bytes.size();
-  return parts_.view.send(*round.to, {bytes.begin(), bytes.end()});
+  sent_bytes_ += values.size_bytes();
+  return parts_.hand_over.send(*round.to, reinterpret_cast<const std::byte*>(values.data()),
+                               values.size_bytes());
 }
 
 template class RoundRunner<CpuBackend<float>>;

@@ -45,6 +45,10 @@ class WatchedCommunicator final : public WatchedCollectives<ViewCommunicator> {
     return std::make_unique<WatchedCollectives<Communicator>>(comm_->group(std::move(ranks)),
                                                               pulse_);
   }
+  // Not watched: other threads wait on lines.
+  std::unique_ptr<HandOverLine> line(uint32_t number, int64_t timeout_ms) override {
+    return comm_->line(number, timeout_ms);
+  }
   Status send(uint32_t to, std::vector<std::byte> bytes) override {
     return comm_->send(to, std::move(bytes));
   }

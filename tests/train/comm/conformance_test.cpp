@@ -4,79 +4,14 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <functional>
-#include <random>
 #include <thread>
 
-#include "base/check.h"
-#include "train/comm/gloo_communicator.h"
-#include "train/comm/in_process.h"
+#include "tests/train/comm/conformance_kit.h"
 
 namespace holdfast::train {
 namespace {
 
-using MakeFactory = std::function<std::unique_ptr<CommunicatorFactory>()>;
-
-struct Kind {
-  std::string name;
-  std::function<MakeFactory()> open;
-};
-
-MakeFactory open_in_process() {
-  const auto hub = std::make_shared<InProcessHub>();
-  return [hub] { return hub->make_factory(); };
-}
-
-MakeFactory open_gloo() {
-  return [] {
-    auto factory = make_gloo_factory("127.0.0.1");
-    CHECK(factory.has_value(), "{}", factory.error().to_string());
-    return std::move(*factory);
-  };
-}
-
-using Comms = std::vector<std::unique_ptr<ViewCommunicator>>;
-
-class Conformance : public testing::TestWithParam<Kind> {
- protected:
-  void SetUp() override { make_ = GetParam().open(); }
-
-  // Factories stay, as they do in a worker over many views.
-  Comms connect(uint32_t size, int64_t collective_timeout_ms = 20'000) {
-    while (factories_.size() < size) factories_.push_back(make_());
-    std::vector<std::string> addresses;
-    for (uint32_t r = 0; r < size; ++r) addresses.push_back(*factories_[r]->prepare(r, size));
-    Comms comms(size);
-    on_threads(size, [&](uint32_t r) {
-      auto comm = factories_[r]->connect(addresses, 10'000, collective_timeout_ms);
-      CHECK(comm.has_value(), "{}", comm.error().to_string());
-      comms[r] = std::move(*comm);
-    });
-    return comms;
-  }
-
-  static void on_threads(uint32_t count, const std::function<void(uint32_t)>& body) {
-    std::vector<std::thread> threads;
-    for (uint32_t r = 0; r < count; ++r) threads.emplace_back([&, r] { body(r); });
-    for (std::thread& thread : threads) thread.join();
-  }
-
-  MakeFactory make_;
-  std::vector<std::unique_ptr<CommunicatorFactory>> factories_;
-};
-
-INSTANTIATE_TEST_SUITE_P(Kinds, Conformance,
-                         testing::Values(Kind{"InProcess", open_in_process},
-                                         Kind{"Gloo", open_gloo}),
-                         [](const auto& info) { return info.param.name; });
-
-// What rank `from` sends rank `to` in round `round`: a function of these, so both sides know it.
-std::vector<std::byte> payload(uint64_t round, uint32_t from, uint32_t to, size_t most) {
-  std::mt19937_64 random(round * 1'000 + from * 31 + to);
-  std::vector<std::byte> bytes(random() % 3 == 0 ? 0 : random() % most);
-  for (std::byte& b : bytes) b = static_cast<std::byte>(random());
-  return bytes;
-}
+INSTANTIATE_TEST_SUITE_P(Kinds, Conformance, communicator_kinds(), kind_name);
 
 Status all_to_all_round(Communicator& comm, uint64_t round, size_t most, bool& right) {
   std::vector<std::byte> send, wanted;
@@ -92,14 +27,6 @@ Status all_to_all_round(Communicator& comm, uint64_t round, size_t most, bool& r
   const Status status = comm.all_to_all(send, send_bytes, recv, recv_bytes);
   right = recv == wanted;
   return status;
-}
-
-// A byte from everybody: nobody leaves before all have come.
-Status meet(Communicator& comm) {
-  const std::vector<std::byte> mine(1);
-  std::vector<std::byte> all(comm.size());
-  const std::vector<size_t> sizes(comm.size(), 1);
-  return comm.all_gather(mine, all, sizes);
 }
 
 TEST_P(Conformance, EveryRankGetsWhatWasSentToIt) {

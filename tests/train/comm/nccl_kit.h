@@ -28,10 +28,24 @@ inline std::string missing_devices(uint32_t count) {
   return last ? "" : last.error().to_string();
 }
 
+class OneDevice : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (const std::string why = missing_devices(1); !why.empty()) GTEST_SKIP() << why;
+  }
+};
+class TwoDevices : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (const std::string why = missing_devices(2); !why.empty()) GTEST_SKIP() << why;
+  }
+  const std::vector<uint32_t> ordinals_{0, 1};
+};
+
 struct Rank {
   uint32_t number;
   Cuda& cuda;
-  Communicator& comm;
+  ViewCommunicator& comm;
 };
 
 // One thread for each; `ordinals` are their devices.

@@ -13,26 +13,12 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-class OneDevice : public testing::Test {
- protected:
-  void SetUp() override {
-    if (const std::string why = missing_devices(1); !why.empty()) GTEST_SKIP() << why;
-  }
-};
-class TwoDevices : public testing::Test {
- protected:
-  void SetUp() override {
-    if (const std::string why = missing_devices(2); !why.empty()) GTEST_SKIP() << why;
-  }
-  const std::vector<uint32_t> ordinals_{0, 1};
-};
-
 // ---- on one device ------------------------------------------------------------------------------
 
 TEST_F(OneDevice, LanesThatShareItGoThroughHostMemoryAndSaySo) {
   on_ranks({0, 0}, [](const Rank& rank) {
     LanePayload<Cuda> payload(rank.cuda, [] {});
-    const Status opened = payload.open(rank.comm);
+    const Status opened = payload.open(rank.comm, rank.comm, {0});
     ASSERT_TRUE(opened) << opened.error().to_string();
     EXPECT_EQ(payload.path(),
               "FOR TESTING ONLY: payload goes through host memory, since lanes 0 and 1 share one "
@@ -45,7 +31,7 @@ TEST_F(OneDevice, LanesThatShareItGoThroughHostMemoryAndSaySo) {
 TEST_F(OneDevice, ALaneThatIsAloneSaysNothing) {
   on_ranks({0}, [](const Rank& rank) {
     LanePayload<Cuda> payload(rank.cuda, [] {});
-    ASSERT_TRUE(payload.open(rank.comm));
+    ASSERT_TRUE(payload.open(rank.comm, rank.comm, {0}));
     EXPECT_EQ(payload.path(), "");
     for (uint64_t round = 0; round < 5; ++round)
       expect_exchange(rank, payload.over(rank.comm), round, 900);
@@ -126,7 +112,7 @@ std::unique_ptr<NcclPayload> connected(const Rank& rank, NcclOptions options = {
 TEST_F(TwoDevices, EveryByteArrives) {
   on_ranks(ordinals_, [](const Rank& rank) {
     LanePayload<Cuda> payload(rank.cuda, [] {});
-    const Status opened = payload.open(rank.comm);
+    const Status opened = payload.open(rank.comm, rank.comm, {0});
     ASSERT_TRUE(opened) << opened.error().to_string();
     EXPECT_EQ(payload.path().rfind("payload goes from device to device by NCCL 2.", 0), 0U)
         << payload.path();

@@ -54,13 +54,45 @@ TEST_F(DeviceCudaTest, StateGoesInFromAnyMemoryAndIsReadByAnotherThread) {
 TEST_F(DeviceCudaTest, TheAbortWordIsClearAtFirst) { EXPECT_EQ(cuda().abort_word().load(), 0U); }
 
 TEST_F(DeviceCudaTest, WhoIsAskedWhenAllIsDoneCanMakeFinishFail) {
-  cuda().on_finish([] { return fail(ErrorCode::kCommPeerLost, "rank 1 is gone"); });
+  cuda().on_finish(this, [] { return fail(ErrorCode::kCommPeerLost, "rank 1 is gone"); });
   const Status finished = cuda().finish();
   ASSERT_FALSE(finished);
   EXPECT_EQ(finished.error().code, ErrorCode::kCommPeerLost);
   EXPECT_TRUE(cuda().check()) << "the device is well";
-  cuda().on_finish({});
+  cuda().on_finish(this, {});
   EXPECT_TRUE(cuda().finish());
+}
+
+TEST_F(DeviceCudaTest, OfSeveralVerdictsOneThatWasNotMerelyAbortedIsFinishs) {
+  const int owners[3] = {};
+  for (const int& owner : owners)
+    cuda().on_finish(&owner, [broken = &owner == &owners[1]] {
+      return fail(broken ? ErrorCode::kCommTimeout : ErrorCode::kCommAborted, "");
+    });
+  EXPECT_EQ(cuda().finish().error().code, ErrorCode::kCommTimeout);
+  cuda().on_finish(&owners[1], {});
+  EXPECT_EQ(cuda().finish().error().code, ErrorCode::kCommAborted);
+  cuda().on_finish(&owners[0], {});
+  cuda().on_finish(&owners[2], {});
+  EXPECT_TRUE(cuda().finish());
+}
+
+TEST_F(DeviceCudaTest, AMomentIsOverOnceWhatWasEnqueuedBeforeItIsDone) {
+  kernels::CudaMoment moment, moved;
+  moment.wait();
+  PinnedBuffer<uint32_t> host(1 << 20);
+  DeviceBuffer<uint32_t> device(host.size());
+  for (uint32_t round = 1; round < 20; ++round) {
+    std::fill(host.data(), host.data() + host.size(), round);
+    upload(cuda(), host.data(), host.size(), device.data());
+    std::swap(moment, moved);
+    moment.record(cuda());
+    moment.wait();  // the host's memory is free again
+    std::fill(host.data(), host.data() + host.size(), 0U);
+    download(cuda(), device.data(), host.size(), host.data());
+    ASSERT_TRUE(cuda().finish());
+    ASSERT_EQ(host.data()[host.size() - 1], round);
+  }
 }
 
 TEST_F(DeviceCudaTest, NothingIsAnAllowedAmount) {

@@ -39,12 +39,14 @@ struct CudaLane {
     CHECK(device.has_value(), "{}", device.error().to_string());
     trainer.emplace(std::move(*device), job, std::move(text), abort, std::move(progress));
   }
-  void begin(const ViewPlan& plan, ViewCommunicator& comm) {
+  void begin(const ViewPlan& plan, ViewCommunicator& comm, const std::vector<Payload>& state = {}) {
+    begin_as(number, plan, comm, state);
+  }
+  // As a member that has another number in this view.
+  void begin_as(uint32_t member, const ViewPlan& plan, ViewCommunicator& comm,
+                const std::vector<Payload>& state = {}) {
     abort.clear();
-    CHECK(trainer->open_view(plan.view_of(number)).has_value());
-    if (plan.base == StateVersion{})
-      for (const uint32_t shard : trainer->owned()) CHECK(trainer->init_shard(shard).has_value());
-    CHECK(trainer->finish_loading().has_value());
+    open_trainer(*trainer, plan, member, state);
     const Status made = trainer->materialize(comm);
     CHECK(made.has_value(), "{}", made.error().to_string());
   }
@@ -74,13 +76,12 @@ struct LanesRun {
   }
 };
 
-// A lane on each of these devices; `path` becomes what the log would say.
-inline LanesRun train_lanes(const conf::JobConfig& job, std::vector<uint32_t> ordinals,
-                            uint64_t steps, std::string& path) {
+// A member of the view on each of these devices; `path` becomes what the log would say.
+inline LanesRun train_members(const conf::JobConfig& job, const ViewPlan& plan,
+                              const std::vector<uint32_t>& ordinals, uint64_t steps,
+                              std::string& path) {
   const auto lanes = static_cast<uint32_t>(ordinals.size());
-  std::vector<uint32_t> coordinates;
-  for (uint32_t l = 0; l < lanes; ++l) coordinates.push_back(l);
-  const ViewPlan plan = plan_view(job, coordinates);
+  CHECK(plan.coordinates.size() == lanes);
   auto comms = make_in_process_group(lanes, 60'000);
   std::vector<LanesRun> runs(lanes);
   on_threads(lanes, [&](uint32_t l) {
@@ -96,6 +97,14 @@ inline LanesRun train_lanes(const conf::JobConfig& job, std::vector<uint32_t> or
     }
   }
   return runs[0];
+}
+
+// Of one stage.
+inline LanesRun train_lanes(const conf::JobConfig& job, const std::vector<uint32_t>& ordinals,
+                            uint64_t steps, std::string& path) {
+  std::vector<uint32_t> coordinates;
+  for (uint32_t l = 0; l < ordinals.size(); ++l) coordinates.push_back(l);
+  return train_members(job, plan_view(job, coordinates), ordinals, steps, path);
 }
 
 }  // namespace holdfast::train

@@ -4,10 +4,12 @@
 #include <gtest/gtest.h>
 
 #include <map>
+#include <numeric>
 #include <set>
 
 #include "tests/train/step/pipeline_harness.h"
 #include "train/schedule/text.h"
+#include "train/schedule/validate.h"
 
 namespace holdfast::train {
 namespace {
@@ -147,6 +149,42 @@ TEST(LaneRoundsTest, HandOversOfNeighboursPairUp) {
   EXPECT_GT(as_forward, 1000U);
   EXPECT_GT(assembled, 100U);
   EXPECT_GT(beside, 0U);
+}
+
+TEST(MostHeldTest, CountsFromFToTheWThatFreesIt) {
+  const auto most = [](const std::string& stage) {
+    const auto plan = parse_plan("plan pipelines 1 micro-batches 3\nstage 0 lanes 0: " + stage + "\n");
+    CHECK(plan.has_value(), "{}", plan.error().to_string());
+    const Members one = *members_of(std::vector<uint32_t>{0}, {}, 1);
+    const MostHeld held = most_held(rounds_of_lane(*plan, one, 0, 0));
+    return std::pair(held.micro_batches, held.rounds);
+  };
+  EXPECT_EQ(most("F0 | B0 | F1 | B1 | F2 | B2"), std::pair(1U, 1U));
+  EXPECT_EQ(most("F0 | F1 | I0 | W0 e0 | F2 | I1 | W1 e1 | B2"), std::pair(2U, 2U));
+  EXPECT_EQ(most("F0 | F1 | F2 | B0 | B1 | B2"), std::pair(3U, 3U));
+  EXPECT_EQ(most("F0 | I0 | W0 | F1 | I1 | W1 | F2 | I2 | W2 e0 e1 e2"), std::pair(1U, 3U))
+      << "the experts' rows stay";
+}
+
+// What lanes wait for before an F is no more than what they may hold.
+TEST(MostHeldTest, IsThePeakOfThePlan) {
+  for (const uint32_t stages : {2U, 3U, 4U})
+    for (const uint32_t in_flight : {0U, 1U, 3U}) {
+      conf::JobConfig job = pipeline_job(1, stages);
+      job.micro_batches_in_flight = in_flight;
+      const Problem problem = problem_of_job(job, all_lanes(job));
+      const Plan plan = *plan_of_job(job, all_lanes(job));
+      const auto peaks = peak_micro_batches(problem, plan, places_of(plan));
+      std::vector<uint32_t> coordinates(stages, 0), of_members(stages);
+      std::iota(of_members.begin(), of_members.end(), 0U);
+      const Members members = *members_of(coordinates, of_members, stages);
+      for (uint32_t s = 0; s < stages; ++s) {
+        const MostHeld held = most_held(rounds_of_lane(plan, members, s, 0));
+        EXPECT_LE(held.micro_batches, peaks[s][0]) << "stage " << s << " of " << stages;
+        EXPECT_LE(held.rounds, peaks[s][0]) << "stage " << s << " of " << stages;
+        EXPECT_GT(held.micro_batches, 0U);
+      }
+    }
 }
 
 }  // namespace

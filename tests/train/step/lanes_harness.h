@@ -111,20 +111,24 @@ inline ViewPlan plan_view(const conf::JobConfig& job, std::vector<uint32_t> coor
 }
 
 // Opens the view on one lane; what the trainer does not hold comes from `state` (empty: initial).
+inline void open_trainer(Trainer& trainer, const ViewPlan& plan, uint32_t number,
+                         const std::vector<Payload>& state = {}) {
+  CHECK(trainer.open_view(plan.view_of(number)).has_value());
+  std::vector<uint32_t> have;
+  for (const HeldShards& held : trainer.held())
+    if (held.state == plan.base) have = held.shards;
+  for (const uint32_t shard : trainer.owned()) {
+    if (std::find(have.begin(), have.end(), shard) != have.end()) continue;
+    const Status done =
+        state.empty() ? trainer.init_shard(shard) : trainer.load_shard(shard, state[shard]);
+    CHECK(done.has_value());
+  }
+  CHECK(trainer.finish_loading().has_value());
+}
 inline void open_lane(LaneProcess& lane, const ViewPlan& plan, uint32_t number,
                       const std::vector<Payload>& state = {}) {
   lane.abort.clear();
-  CHECK(lane.trainer.open_view(plan.view_of(number)).has_value());
-  std::vector<uint32_t> have;
-  for (const HeldShards& held : lane.trainer.held())
-    if (held.state == plan.base) have = held.shards;
-  for (const uint32_t shard : lane.trainer.owned()) {
-    if (std::find(have.begin(), have.end(), shard) != have.end()) continue;
-    const Status done = state.empty() ? lane.trainer.init_shard(shard)
-                                      : lane.trainer.load_shard(shard, state[shard]);
-    CHECK(done.has_value());
-  }
-  CHECK(lane.trainer.finish_loading().has_value());
+  open_trainer(lane.trainer, plan, number, state);
 }
 
 // Ends this lane's part where it is told to; else as the communicator below.
@@ -153,6 +157,9 @@ class LosingComm final : public ViewCommunicator {
   void abort() override { comm_.abort(); }
   std::unique_ptr<Communicator> group(std::vector<uint32_t> ranks) override {
     return std::make_unique<Group>(*this, comm_.group(std::move(ranks)));
+  }
+  std::unique_ptr<HandOverLine> line(uint32_t number, int64_t timeout_ms) override {
+    return comm_.line(number, timeout_ms);
   }
   Status send(uint32_t to, std::vector<std::byte> bytes) override {
     count();

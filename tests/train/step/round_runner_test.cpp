@@ -62,19 +62,21 @@ class StepOfAJob {
     const auto group = view.group(members_.group(stage));
     HostPayload payload(*group);
     const ModelContext context{*group, payload, placement};
+    const std::vector<LaneRound> rounds = rounds_of_lane(plan_, members_, stage, lane);
+    HostHandOver hand_over(view);
     RoundRunner<Backend<float>> runner(
-        {cpu, model, here, sink, context, view,
+        {cpu, model, here, sink, context, hand_over,
          [&](MicroBatchIndex j) -> Result<MicroBatch> { return batches_[j.value]; },
          MicroBatch{2, job_.model.context, {}, {}},
-         size_t{2} * job_.model.context * job_.model.width});
+         size_t{2} * job_.model.context * job_.model.width, most_held(rounds)});
     Held held;
-    for (const LaneRound& round : rounds_of_lane(plan_, members_, stage, lane)) {
+    for (const LaneRound& round : rounds) {
       const Status done = runner.run(round);
       CHECK(done.has_value(), "{}", done.error().to_string());
       held.most = std::max(held.most, runner.held());
       held.most_rounds = std::max(held.most_rounds, runner.held_rounds());
     }
-    CHECK(view.flush().has_value());
+    CHECK(runner.finish().has_value());
     held.at_end = runner.held();
     held.rounds_at_end = runner.held_rounds();
     held.losses = runner.losses().size();

@@ -1,0 +1,240 @@
+#include "train/comm/nccl_link_cuda.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <atomic>
+#include <utility>
+
+#include "base/check.h"
+#include "train/comm/stream_mark_cuda.h"
+#include "train/kernels/device_cuda.cuh"
+
+namespace holdfast::train {
+namespace {
+
+constexpr std::chrono::milliseconds kGuardInterval{5};
+constexpr std::chrono::milliseconds kPollInterval{1};
+constexpr std::chrono::microseconds kLaunchSpin{500};
+
+int64_t ms_since(std::chrono::steady_clock::time_point begin) {
+  return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now() -
+                                                               begin)
+      .count();
+}
+
+Status runtime_status(cudaError_t error, const char* what) {
+  if (error == cudaSuccess) return {};
+  return fail(ErrorCode::kDeviceFailed, fmt::format("{}: {}", what, cudaGetErrorString(error)));
+}
+
+}  // namespace
+
+NcclLink::NcclLink(kernels::Cuda& cuda, const Nccl& nccl, NcclPlace place, NcclOptions options)
+    : cuda_(cuda), nccl_(nccl), place_(place), options_(std::move(options)) {}
+
+NcclLink::~NcclLink() {
+  abandon();
+  {
+    const MutexLock lock(mutex_);
+    ending_ = true;
+  }
+  changed_.notify_all();
+  if (guarding_.joinable()) guarding_.join();
+  if (stream_ != nullptr) static_cast<void>(cudaStreamSynchronize(stream_));
+  // Nobody marks or updates any more.
+  static_cast<void>(cudaStreamSynchronize(cuda_.impl().stream));
+  cuda_.abort_word().fetch_and(~kernels::Cuda::kExchangeBroken);
+  if (after_ != nullptr) static_cast<void>(cudaEventDestroy(after_));
+  if (place_.own_stream && stream_ != nullptr) static_cast<void>(cudaStreamDestroy(stream_));
+}
+
+// ---- setting up ---------------------------------------------------------------------------------
+
+Error NcclLink::setup_error(const std::string& why) const {
+  return {ErrorCode::kCommSetup, fmt::format("rank {} of {} did not join NCCL's communicator: {}",
+                                             place_.rank, place_.size, why)};
+}
+
+Status NcclLink::open() {
+  cuda_.use();
+  *entered_ = *left_ = 0;
+  cudaError_t made = cudaEventCreateWithFlags(&after_, cudaEventDisableTiming);
+  if (!place_.own_stream) {
+    stream_ = cuda_.impl().stream;
+  } else if (made == cudaSuccess) {
+    // Before what computes: others may wait for it.
+    int least = 0, greatest = 0;
+    made = cudaDeviceGetStreamPriorityRange(&least, &greatest);
+    if (made == cudaSuccess)
+      made = cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking, greatest);
+  }
+  if (made != cudaSuccess)
+    return fail(setup_error(fmt::format("no event or stream: {}", cudaGetErrorString(made))));
+  return {};
+}
+
+Status NcclLink::connect(const ncclUniqueId& id) {
+  RETURN_IF_ERROR(open());
+  const auto begin = Clock::now();
+  {
+    const MutexLock lock(mutex_);
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    config.blocking = 0;
+    if (place_.most_blocks > 0) config.maxCTAs = place_.most_blocks;
+    state_ = nccl_.init_rank(&comm_, static_cast<int>(place_.size), id,
+                             static_cast<int>(place_.rank), &config);
+  }
+  while (true) {
+    {
+      const MutexLock lock(mutex_);
+      RETURN_IF_ERROR(poll_setup(begin));
+      if (state_ == ncclSuccess) break;
+      changed_.wait_for(mutex_, kPollInterval);
+    }
+    options_.on_wait();
+  }
+  guarding_ = std::thread([this] { guard(); });
+  return cuda_.check();
+}
+
+Status NcclLink::poll_setup(Clock::time_point begin) {
+  if (comm_ != nullptr && state_ == ncclInProgress)
+    if (const auto asked = nccl_.async_error(comm_, &state_); asked != ncclSuccess) state_ = asked;
+  std::string why;
+  if (comm_ == nullptr || (state_ != ncclSuccess && state_ != ncclInProgress))
+    why = fmt::format("{}: {}", nccl_.error_string(state_), nccl_.last_error(nullptr));
+  else if (cuda_.abort_word().load() != 0)
+    return break_off(ErrorCode::kCommAborted, "connecting was aborted");
+  else if (state_ == ncclInProgress && ms_since(begin) > options_.setup_ms)
+    why = fmt::format("the others did not come within {} ms", options_.setup_ms);
+  if (why.empty()) return {};
+  return break_off(ErrorCode::kCommSetup, setup_error(why).message);
+}
+
+// ---- the guard ----------------------------------------------------------------------------------
+
+// NCCL sets the flag that its kernels look at before it waits for anything. The word comes before it:
+// what is queued behind the exchange works on undefined bytes from then on. Where the view has ended the
+// word is set, and where this lane leaves by itself it queues no update. The word ends the process's other
+// links, too.
+Status NcclLink::break_off(ErrorCode code, std::string why) {
+  failure_ = Error{code, std::move(why)};
+  exchange_ = Exchange::kNone;
+  if (code == ErrorCode::kCommPeerLost || code == ErrorCode::kCommTimeout)
+    cuda_.abort_word().fetch_or(kernels::Cuda::kExchangeBroken);
+  if (comm_ != nullptr) static_cast<void>(nccl_.abort(std::exchange(comm_, nullptr)));
+  return fail(*failure_);
+}
+
+bool NcclLink::waits_for_others() {
+  const auto at = [newest = number_](uint32_t* mark) {
+    return std::atomic_ref<uint32_t>(*mark).load(std::memory_order_acquire) == newest;
+  };
+  if (exchange_ == Exchange::kLaunched && at(left_)) exchange_ = Exchange::kNone;
+  if (exchange_ == Exchange::kNone || !at(entered_)) {
+    waits_since_.reset();
+    return false;
+  }
+  if (!waits_since_) waits_since_ = Clock::now();
+  return true;
+}
+
+// Of the thread that enqueues and of the guard: whoever finds something wrong first ends it.
+Status NcclLink::judge() {
+  if (failure_) return fail(*failure_);
+  if (cuda_.abort_word().load() != 0) return break_off(ErrorCode::kCommAborted, "the view ended");
+  if (const auto asked = nccl_.async_error(comm_, &state_); asked != ncclSuccess) state_ = asked;
+  if (state_ != ncclSuccess && state_ != ncclInProgress)
+    return break_off(ErrorCode::kCommPeerLost,
+                     fmt::format("rank {}: NCCL reports {}: {}", place_.rank,
+                                 nccl_.error_string(state_), nccl_.last_error(nullptr)));
+  if (waits_for_others() && ms_since(*waits_since_) > options_.collective_ms)
+    return break_off(ErrorCode::kCommTimeout,
+                     fmt::format("rank {} waited {} ms for the others in an exchange", place_.rank,
+                                 options_.collective_ms));
+  return {};
+}
+
+void NcclLink::guard() {
+  while (true) {
+    bool waits = false;
+    {
+      const MutexLock lock(mutex_);
+      if (!ending_) changed_.wait_for(mutex_, kGuardInterval);
+      if (ending_ || !judge()) return;
+      waits = waits_since_.has_value();
+    }
+    if (waits) options_.on_wait();
+  }
+}
+
+Status NcclLink::verdict() {
+  const MutexLock lock(mutex_);
+  return judge();
+}
+
+Status NcclLink::finished() {
+  const MutexLock lock(mutex_);
+  exchange_ = Exchange::kNone;
+  return judge();
+}
+
+void NcclLink::abandon() {
+  const MutexLock lock(mutex_);
+  if (!failure_)
+    static_cast<void>(break_off(ErrorCode::kCommAborted, "this lane has left the view"));
+}
+
+// ---- an exchange --------------------------------------------------------------------------------
+
+Status NcclLink::exchange(std::span<const NcclTransfer> transfers) {
+  // One exchange at a time, so that the marks mean one; the guard ends this wait, too.
+  static_cast<void>(cudaEventSynchronize(after_));
+  const MutexLock lock(mutex_);
+  RETURN_IF_ERROR(judge());
+  RETURN_IF_ERROR(runtime_status(mark_stream(stream_, entered_, ++number_), "a mark"));
+  exchange_ = Exchange::kLaunching;
+  RETURN_IF_ERROR(launch(transfers));
+  RETURN_IF_ERROR(wait_until_launched());
+  RETURN_IF_ERROR(runtime_status(mark_stream(stream_, left_, number_), "a mark"));
+  RETURN_IF_ERROR(runtime_status(cudaEventRecord(after_, stream_), "an event"));
+  exchange_ = Exchange::kLaunched;
+  return {};
+}
+
+Status NcclLink::launch(std::span<const NcclTransfer> transfers) {
+  ncclResult_t result = nccl_.group_start();
+  const auto next = [&](ncclResult_t got) {
+    if (result == ncclSuccess || result == ncclInProgress) result = got;
+  };
+  for (const NcclTransfer& one : transfers) {
+    const int peer = static_cast<int>(one.peer);
+    if (one.send != nullptr) next(nccl_.send(one.send, one.bytes, ncclUint8, peer, comm_, stream_));
+    if (one.recv != nullptr) next(nccl_.recv(one.recv, one.bytes, ncclUint8, peer, comm_, stream_));
+  }
+  next(nccl_.group_end());
+  if (result == ncclSuccess || result == ncclInProgress) return {};
+  return break_off(ErrorCode::kCommPeerLost,
+                   fmt::format("rank {}: NCCL takes no exchange: {}: {}", place_.rank,
+                               nccl_.error_string(result), nccl_.last_error(nullptr)));
+}
+
+// A thread of NCCL's launches; nothing else may be enqueued before it has. Microseconds, but for
+// the first exchange with a lane, which connects.
+Status NcclLink::wait_until_launched() {
+  const auto begin = Clock::now();
+  while (true) {
+    RETURN_IF_ERROR(judge());
+    if (state_ == ncclSuccess) return {};
+    if (Clock::now() - begin > kLaunchSpin) {
+      changed_.wait_for(mutex_, kPollInterval);
+      continue;
+    }
+    mutex_.unlock();
+    std::this_thread::yield();
+    mutex_.lock();
+  }
+}
+
+}  // namespace holdfast::train

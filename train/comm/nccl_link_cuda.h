@@ -1,0 +1,94 @@
+// One communicator of NCCL for one view, and the thread that guards it: what nccl_payload.h says of waits,
+// aborts and their errors holds for every link. On the device's stream, or on one of its own beside it.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <chrono>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <thread>
+
+#include "base/mutex.h"
+#include "train/comm/nccl_cuda.h"
+#include "train/comm/nccl_payload.h"
+#include "train/kernels/ops_cuda.h"
+
+namespace holdfast::train {
+
+// To or from one peer; the other pointer is null.
+struct NcclTransfer {
+  uint32_t peer = 0;
+  const std::byte* send = nullptr;
+  std::byte* recv = nullptr;
+  size_t bytes = 0;
+};
+
+struct NcclPlace {
+  uint32_t rank = 0, size = 0;
+  bool own_stream = false;
+  int most_blocks = 0;  // that NCCL may take of the device at a time; 0: as it likes
+};
+
+class NcclLink {
+ public:
+  NcclLink(kernels::Cuda& cuda, const Nccl& nccl, NcclPlace place, NcclOptions options);
+  ~NcclLink();
+
+  // All ranks together. kCommSetup, kCommAborted.
+  Status connect(const ncclUniqueId& id) EXCLUDES(mutex_);
+
+  // Enqueues all of it as one group; the peers do the same. By one thread, whose current device is this one.
+  // Waits on the host for the exchange before, never for its own.
+  Status exchange(std::span<const NcclTransfer> transfers) EXCLUDES(mutex_);
+  // Whether it is broken, and why. finished(): all that was enqueued is done.
+  Status verdict() EXCLUDES(mutex_);
+  Status finished() EXCLUDES(mutex_);
+  // Leaves the others, as often as one likes; from any thread.
+  void abandon() EXCLUDES(mutex_);
+
+  cudaStream_t stream() const { return stream_; }
+  uint32_t rank() const { return place_.rank; }
+  uint32_t size() const { return place_.size; }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  enum class Exchange : uint8_t { kNone, kLaunching, kLaunched };
+
+  Status open() EXCLUDES(mutex_);
+  Error setup_error(const std::string& why) const;
+  Status poll_setup(Clock::time_point begin) REQUIRES(mutex_);
+  Status judge() REQUIRES(mutex_);
+  bool waits_for_others() REQUIRES(mutex_);
+  Status break_off(ErrorCode code, std::string why) REQUIRES(mutex_);
+  Status launch(std::span<const NcclTransfer> transfers) REQUIRES(mutex_);
+  Status wait_until_launched() REQUIRES(mutex_);
+  void guard() EXCLUDES(mutex_);
+
+  kernels::Cuda& cuda_;
+  const Nccl& nccl_;
+  const NcclPlace place_;
+  const NcclOptions options_;
+  cudaStream_t stream_ = nullptr;
+  cudaEvent_t after_ = nullptr;  // behind the newest exchange; for the thread that enqueues
+  // The number of the exchange that the stream has come to, and of the one that it has left: what
+  // the guard looks at, who must call nothing of CUDA.
+  PinnedBuffer<uint32_t> marks_{2};
+  uint32_t* const entered_ = &marks_.data()[0];
+  uint32_t* const left_ = &marks_.data()[1];
+
+  Mutex mutex_;  // held for short calls, and while one thread aborts
+  CondVar changed_;
+  ncclComm_t comm_ GUARDED_BY(mutex_) = nullptr;
+  ncclResult_t state_ GUARDED_BY(mutex_) = ncclSuccess;  // as NCCL told last
+  std::optional<Error> failure_ GUARDED_BY(mutex_);      // the communicator is gone
+  Exchange exchange_ GUARDED_BY(mutex_) = Exchange::kNone;
+  uint32_t number_ GUARDED_BY(mutex_) = 0;  // of the newest exchange
+  std::optional<Clock::time_point> waits_since_ GUARDED_BY(mutex_);
+  bool ending_ GUARDED_BY(mutex_) = false;
+  std::thread guarding_;
+};
+
+}  // namespace holdfast::train
