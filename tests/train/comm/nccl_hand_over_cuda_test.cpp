@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <latch>
 
 #include "tests/train/comm/nccl_kit.h"
 #include "train/comm/staged_hand_over.h"
@@ -130,7 +131,8 @@ TEST_F(TwoDevices, HandOversKeepTheStreamsOrder) {
 }
 
 TEST_F(TwoDevices, WhatNobodyTakesOrHandsOverIsATimeout) {
-  on_ranks(ordinals_, [](const Rank& rank) {
+  std::latch given_up(1);  // if both waited, the one whose time is up first would be gone for the other
+  on_ranks(ordinals_, [&](const Rank& rank) {
     NcclOptions options;
     options.collective_ms = 1'000;
     auto way = connected(rank, options);
@@ -144,13 +146,18 @@ TEST_F(TwoDevices, WhatNobodyTakesOrHandsOverIsATimeout) {
     }
     meet(rank.comm);
     if (rank.number == 1) {
-      ASSERT_NO_FATAL_FAILURE(expect_received(rank, *way, 1, 900)) << "late, but it is there";
+      EXPECT_NO_FATAL_FAILURE(expect_received(rank, *way, 1, 900)) << "late, but it is there";
       const auto none = way->receive(0, 100);
+      given_up.count_down();
       ASSERT_FALSE(none);
       EXPECT_EQ(none.error().code, ErrorCode::kCommTimeout) << none.error().to_string();
     } else {
-      EXPECT_TRUE(way->flush());
-      EXPECT_FALSE(way->receive(1, 100)) << "rank 1 has given up";
+      const Status left = way->flush();
+      EXPECT_TRUE(left) << left.error().to_string();
+      given_up.wait();
+      const auto none = way->receive(1, 100);
+      ASSERT_FALSE(none) << "rank 1 has given up";
+      EXPECT_EQ(none.error().code, ErrorCode::kCommPeerLost) << none.error().to_string();
     }
     EXPECT_LT(ms_since(begin), 6'000);
   });
