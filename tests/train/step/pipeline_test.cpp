@@ -115,6 +115,19 @@ TEST(Pipeline, TheSameTopologyTwiceGivesTheSameBitsInDefaultMode) {
   }
 }
 
+// How a model is split changes no sum: only how many lanes share a stage does. The same on accelerators
+// (stages_cuda_test), where nothing else tells a fault from rounding after a dozen steps.
+TEST(Pipeline, DefaultModeGivesTheBitsOfOneStageWithTheSamePipelines) {
+  for (const uint32_t pipelines : {1U, 2U}) {
+    const conf::JobConfig one = pipeline_job(pipelines, 1, false);
+    const PipelineRun whole = fresh_pipeline(one, all_lanes(one), 20);
+    for (const uint32_t stages : {2U, 4U}) {
+      const conf::JobConfig job = pipeline_job(pipelines, stages, false);
+      expect_same(fresh_pipeline(job, all_lanes(job), 20), whole, name_of(job, all_lanes(job)));
+    }
+  }
+}
+
 TEST(Pipeline, DefaultModeAgreesWithOneStageUpToRounding) {
   const conf::JobConfig one = pipeline_job(1, 1, false), four = pipeline_job(2, 4, false);
   const PipelineRun whole = fresh_pipeline(one, all_lanes(one), 5);

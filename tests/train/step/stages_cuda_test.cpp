@@ -1,5 +1,11 @@
 // Training in stages on accelerators, members as threads: through host memory where they share one, by NCCL
-// where each has its own; up to rounding what one stage gives, and members that are lost in mid-step.
+// where each has its own; to the bit what one stage of as many lanes gives, and members that are lost in
+// mid-step.
+//
+// How many lanes share a stage decides which rows are summed together. In bf16 such a difference flips a
+// router's choice sooner or later and then grows: at this learning rate to more than 1% after a dozen steps,
+// which would hide a fault. So runs of other lanes are compared over their first steps only, tightly, and
+// every other comparison is of bits.
 #include <barrier>
 #include <thread>
 
@@ -27,11 +33,31 @@ LanesRun train_stages(const conf::JobConfig& job, const std::vector<uint32_t>& o
   return train_members(job, plan_stages(job, all_lanes(job)), ordinals, steps, path);
 }
 
-// The first five steps within 1e-3, all others within 1%.
-void expect_near(const std::vector<StepDone>& steps, const std::vector<StepDone>& whole) {
+// From the same state on, of as many lanes.
+void expect_same(const std::vector<StepDone>& steps, const std::vector<StepDone>& whole,
+                 size_t count) {
+  ASSERT_GE(steps.size(), count);
+  ASSERT_GE(whole.size(), count);
+  for (size_t i = 0; i < count; ++i) {
+    EXPECT_EQ(steps[i].loss, whole[i].loss) << "step " << i;
+    EXPECT_EQ(steps[i].gradient_norm, whole[i].gradient_norm) << "step " << i;
+    EXPECT_EQ(steps[i].load_balance_loss, whole[i].load_balance_loss) << "step " << i;
+    EXPECT_EQ(steps[i].popularity, whole[i].popularity) << "step " << i;
+    EXPECT_EQ(steps[i].tokens, whole[i].tokens) << "step " << i;
+    EXPECT_EQ(steps[i].held_out_loss, whole[i].held_out_loss) << "step " << i;
+  }
+}
+void expect_same(const LanesRun& run, const LanesRun& whole) {
+  ASSERT_EQ(run.steps.size(), whole.steps.size());
+  expect_same(run.steps, whole.steps, whole.steps.size());
+}
+
+// The first `tight` steps within 1e-3, all others within 1%.
+void expect_near(const std::vector<StepDone>& steps, const std::vector<StepDone>& whole,
+                 size_t tight = 5) {
   ASSERT_EQ(steps.size(), whole.size());
   for (size_t i = 0; i < steps.size(); ++i) {
-    const double most = i < 5 ? 1e-3 : 1e-2;
+    const double most = i < tight ? 1e-3 : 1e-2;
     EXPECT_NEAR(steps[i].loss, whole[i].loss, most * whole[i].loss) << "step " << i;
     EXPECT_NEAR(steps[i].gradient_norm, whole[i].gradient_norm,
                 10 * most * whole[i].gradient_norm)
@@ -44,12 +70,19 @@ void expect_near(const std::vector<StepDone>& steps, const std::vector<StepDone>
   }
 }
 
-LanesRun one_stage(uint64_t steps) {
+// `pipelines` lanes on one device.
+LanesRun one_stage(uint32_t pipelines, uint64_t steps) {
   std::string path;
-  return train_lanes(stages_job(1, 1), {0}, steps, path);
+  return train_lanes(stages_job(pipelines, 1), std::vector<uint32_t>(pipelines, 0), steps, path);
+}
+// Through host memory, on one device.
+LanesRun two_by_two(uint64_t steps) {
+  std::string path;
+  return train_stages(stages_job(2, 2), {0, 0, 0, 0}, steps, path);
 }
 
 constexpr uint64_t kSteps = 20;
+constexpr uint64_t kFirst = 5;  // before rounding grows
 class CudaStages : public testing::Test {
  protected:
   void SetUp() override {
@@ -57,17 +90,24 @@ class CudaStages : public testing::Test {
   }
 };
 
-TEST_F(CudaStages, ThatShareADeviceAgreeWithOneStage) {
-  const LanesRun whole = one_stage(kSteps);
-  EXPECT_LT(whole.steps.back().loss, 0.9 * whole.steps.front().loss);
-  for (const auto& [pipelines, stages] : {std::pair{1, 2}, {2, 2}, {1, 4}}) {
+TEST_F(CudaStages, ThatShareADeviceGiveTheBitsOfOneStage) {
+  for (const auto& [pipelines, stages] : {std::pair{1, 2}, {1, 4}, {2, 2}}) {
     SCOPED_TRACE(testing::Message() << "D " << pipelines << " S " << stages);
+    const LanesRun whole = one_stage(pipelines, kSteps);
+    EXPECT_LT(whole.steps.back().loss, 0.9 * whole.steps.front().loss);
     const conf::JobConfig job = stages_job(pipelines, stages);
     std::string path;
     const LanesRun run = train_stages(job, std::vector<uint32_t>(job.workers(), 0), kSteps, path);
     EXPECT_EQ(path.rfind("FOR TESTING ONLY", 0), 0U) << path;
-    expect_near(run.steps, whole.steps);
+    expect_same(run, whole);
   }
+}
+
+// That two lanes sum in another order is all that is between these.
+TEST_F(CudaStages, OfTwoPipelinesAgreeWithOneUpToRounding) {
+  const LanesRun alone = one_stage(1, kFirst), lanes = one_stage(2, kFirst);
+  expect_near(lanes.steps, alone.steps);
+  expect_near(two_by_two(kFirst).steps, alone.steps);
 }
 
 TEST_F(CudaStages, DropTheSameChoicesInCapacityMode) {
@@ -100,8 +140,8 @@ TEST_F(CudaStages, OverNcclGiveTheBitsOfThoseOverHostMemory) {
   const LanesRun apart = train_stages(job, {0, 1}, kSteps, direct);
   EXPECT_NE(direct.find("NCCL"), std::string::npos) << direct;
   EXPECT_EQ(direct.find("FOR TESTING"), std::string::npos) << direct;
-  EXPECT_EQ(apart.losses(), shared.losses());
-  expect_near(apart.steps, one_stage(kSteps).steps);
+  expect_same(apart, shared);
+  expect_near(apart.steps, one_stage(1, kSteps).steps);
 }
 
 TEST_F(CudaStages, OfSeveralPipelinesGoThroughHostMemoryWhereAnyTwoShareADevice) {
@@ -110,16 +150,16 @@ TEST_F(CudaStages, OfSeveralPipelinesGoThroughHostMemoryWhereAnyTwoShareADevice)
   std::string path;
   const LanesRun run = train_stages(job, {0, 1, 0, 1}, kSteps, path);
   EXPECT_EQ(path.rfind("FOR TESTING ONLY", 0), 0U) << path;
-  expect_near(run.steps, one_stage(kSteps).steps);
+  expect_same(run, two_by_two(kSteps));
 }
 
-TEST_F(CudaStages, OfTwoPipelinesOverNcclAgreeWithOneStage) {
+TEST_F(CudaStages, OfTwoPipelinesOverNcclGiveTheBitsOfThoseOverHostMemory) {
   if (const std::string why = missing_devices(4); !why.empty()) GTEST_SKIP() << why;
   const conf::JobConfig job = stages_job(2, 2);
   std::string path;
   const LanesRun run = train_stages(job, {0, 1, 2, 3}, kSteps, path);
   EXPECT_NE(path.find("NCCL"), std::string::npos) << path;
-  expect_near(run.steps, one_stage(kSteps).steps);
+  expect_same(run, two_by_two(kSteps));
 }
 
 // ---- members that are lost ------------------------------------------------------------------------
@@ -193,8 +233,10 @@ class ThreeViews {
 
   // A step that the last member leaves at a part of its calls: as a process that ends, it says nothing.
   void lose_the_last(CudaLane& lane, uint32_t m) {
+    // At the end of its rounds at the latest: before losses and norms are brought together, without which
+    // nobody has an update.
     const uint64_t in_rounds = calls_[m] - lane.trainer->owned().size() - 3;
-    leaves_at_ = m + 1 == count_ ? 1 + static_cast<uint64_t>(goes_at_ * double(in_rounds - 1)) : 0;
+    if (m + 1 == count_) leaves_at_ = 1 + static_cast<uint64_t>(goes_at_ * double(in_rounds - 1));
     calls_[m] = 0;
     const auto begun = std::chrono::steady_clock::now();
     const auto broken = lane.trainer->run_step(*comms_[0][m], Step(3));
@@ -202,6 +244,9 @@ class ThreeViews {
     EXPECT_FALSE(broken) << "member " << m;
     EXPECT_EQ(lane.trainer->current(), (StateVersion{Version(3), {1, 1}}));
     EXPECT_FALSE(lane.trainer->take_finished());
+    if (m + 1 == count_) {
+      EXPECT_EQ(leaves_at_, 0U) << "it has left";
+    }
     // What it saw first is the workers' to tell; then the view ends for all of them.
     lane.abort.set();
     comms_[0][m]->abort();
@@ -227,7 +272,7 @@ class ThreeViews {
   std::vector<std::vector<std::unique_ptr<ViewCommunicator>>> comms_;  // by view
   std::vector<uint64_t> calls_;  // of a step so far, by member
   std::vector<AbortWord*> aborts_;
-  uint64_t leaves_at_ = 0;  // of the last member alone
+  uint64_t leaves_at_ = 0;  // of the last member, whose thread alone touches it
   Mutex mutex_;  // of the state while members add to it
   std::vector<Payload> state_;
   std::vector<StepDone> steps_;
@@ -235,19 +280,31 @@ class ThreeViews {
 
 constexpr double kParts[] = {0, 0.2, 0.4, 0.6, 0.8, 1};
 
+// Until the loss the bits of the unbroken run, and whatever the part at which the member went, the same
+// bits after it: what it began leaves no trace. A stage with one lane less sums in another order.
+void expect_recovered(const std::vector<StepDone>& steps, const LanesRun& unbroken) {
+  expect_same(steps, unbroken.steps, 3);
+  expect_near(steps, unbroken.steps);
+}
+
 TEST_F(CudaStages, LoseAndRegainAMemberThroughHostMemory) {
-  const LanesRun whole = one_stage(9);
+  const LanesRun unbroken = two_by_two(9);
   const conf::JobConfig job = stages_job(2, 2);
+  std::vector<StepDone> first;
   for (const double at : kParts) {
     SCOPED_TRACE(at);
-    expect_near(ThreeViews(job, {0, 0, 0, 0}, {{0, 1}, {0}}, at).run(), whole.steps);
+    const std::vector<StepDone> steps =
+        ThreeViews(job, {0, 0, 0, 0}, {{0, 1}, {0}}, at).run();
+    expect_recovered(steps, unbroken);
+    if (first.empty()) first = steps;
+    expect_same(steps, first, 9);
   }
 }
 
 TEST_F(CudaStages, LoseAndRegainAMemberOnTwoDevices) {
   if (const std::string why = missing_devices(2); !why.empty()) GTEST_SKIP() << why;
-  expect_near(ThreeViews(stages_job(2, 2), {0, 1, 1, 0}, {{0, 1}, {0}}, 0.5).run(),
-              one_stage(9).steps);
+  expect_recovered(ThreeViews(stages_job(2, 2), {0, 1, 1, 0}, {{0, 1}, {0}}, 0.5).run(),
+                   two_by_two(9));
 }
 
 // Its process ends and another takes its place: a stage with one lane cannot do without.
@@ -260,7 +317,7 @@ TEST_F(CudaStages, LoseAMemberOverNcclAndGoOnToTheSameBits) {
     SCOPED_TRACE(at);
     const std::vector<StepDone> steps = ThreeViews(job, {0, 1}, {{0}, {0}}, at).run();
     ASSERT_EQ(steps.size(), 9U);
-    for (size_t s = 0; s < 9; ++s) EXPECT_EQ(steps[s].loss, unbroken.steps[s].loss) << "step " << s;
+    expect_same(steps, unbroken.steps, 9);
   }
 }
 
