@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <chrono>
+#include <system_error>
 #include <utility>
 
 #include "train/kernels/device_cuda.cuh"
@@ -50,12 +51,13 @@ void StreamEvent::wait() const {
 
 // ---- sending ------------------------------------------------------------------------------------
 
-NcclSender::NcclSender(kernels::Cuda& cuda, const Nccl& nccl, ChannelMembers members, uint32_t self,
-                       std::unique_ptr<HandOverLine> line, const NcclOptions& options)
+NcclSender::NcclSender(kernels::Cuda& cuda, const Nccl& nccl, Teardowns& aborts,
+                       ChannelMembers members, uint32_t self, std::unique_ptr<HandOverLine> line,
+                       const NcclOptions& options)
     : cuda_(cuda),
       members_(members),
       flush_ms_(options.collective_ms),
-      link_(cuda, nccl, beside(members, members.sender_rank(self)), options),
+      link_(cuda, nccl, aborts, beside(members, members.sender_rank(self)), options),
       line_(std::move(line)) {}
 
 NcclSender::~NcclSender() {
@@ -75,7 +77,11 @@ void NcclSender::abandon() {
 
 Status NcclSender::connect(const ncclUniqueId& id) {
   RETURN_IF_ERROR(link_.connect(id));
-  carrier_ = std::thread([this] { carry(); });
+  try {
+    carrier_ = std::thread([this] { carry(); });
+  } catch (const std::system_error&) {
+    return fail(ErrorCode::kCommSetup, "no thread can be had that hands over");
+  }
   return {};
 }
 
@@ -156,12 +162,12 @@ Status NcclSender::hand_on(Parcel& parcel) {
 
 // ---- receiving ----------------------------------------------------------------------------------
 
-NcclReceiver::NcclReceiver(kernels::Cuda& cuda, const Nccl& nccl, ChannelMembers members,
-                           uint32_t self, std::unique_ptr<HandOverLine> line,
-                           const NcclOptions& options)
+NcclReceiver::NcclReceiver(kernels::Cuda& cuda, const Nccl& nccl, Teardowns& aborts,
+                           ChannelMembers members, uint32_t self,
+                           std::unique_ptr<HandOverLine> line, const NcclOptions& options)
     : cuda_(cuda),
       members_(members),
-      link_(cuda, nccl, beside(members, members.receiver_rank(self)), options),
+      link_(cuda, nccl, aborts, beside(members, members.receiver_rank(self)), options),
       line_(std::move(line)) {}
 
 void NcclReceiver::abandon() {

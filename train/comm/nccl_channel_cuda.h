@@ -44,14 +44,15 @@ struct ChannelMembers {
 // A member's end of a channel that it sends on.
 class NcclSender {
  public:
-  NcclSender(kernels::Cuda& cuda, const Nccl& nccl, ChannelMembers members, uint32_t self,
-             std::unique_ptr<HandOverLine> line, const NcclOptions& options);
+  NcclSender(kernels::Cuda& cuda, const Nccl& nccl, Teardowns& aborts, ChannelMembers members,
+             uint32_t self, std::unique_ptr<HandOverLine> line, const NcclOptions& options);
   ~NcclSender();
   Status connect(const ncclUniqueId& id);
   Status send(uint32_t to, const std::byte* from, size_t bytes) EXCLUDES(mutex_);
   Status flush() EXCLUDES(mutex_);
   Status verdict() { return link_.verdict(); }
   void abandon();
+  Status idle() { return link_.idle(); }
 
  private:
   // What waits for its receiver, in memory of its own.
@@ -80,12 +81,13 @@ class NcclSender {
 // A member's end of a channel that it receives on.
 class NcclReceiver {
  public:
-  NcclReceiver(kernels::Cuda& cuda, const Nccl& nccl, ChannelMembers members, uint32_t self,
-               std::unique_ptr<HandOverLine> line, const NcclOptions& options);
+  NcclReceiver(kernels::Cuda& cuda, const Nccl& nccl, Teardowns& aborts, ChannelMembers members,
+               uint32_t self, std::unique_ptr<HandOverLine> line, const NcclOptions& options);
   Status connect(const ncclUniqueId& id) { return link_.connect(id); }
   Result<const std::byte*> receive(uint32_t from, size_t bytes);
   Status verdict() { return link_.verdict(); }
   void abandon();
+  Status idle() { return link_.idle(); }
 
  private:
   struct Slot {

@@ -30,7 +30,7 @@ class NcclHandOver final : public PayloadHandOver {
   Status send(uint32_t to, const std::byte* from, size_t bytes) override;
   Result<const std::byte*> receive(uint32_t from, size_t bytes) override;
   Status flush() override;
-  // Leaves the others: what waits for them is given up.
+  // Leaves the others: what waits for them is given up, and ends soon after.
   void abandon();
 
  private:
@@ -44,8 +44,10 @@ struct HandOverConnection {
 
 // Called by all members of `view` together, from the thread that drives the device; first: of every
 // stage, of two at least, the member that is its lane 0. The hand-over may outlive `view`, and then only
-// returns errors. Errors of view's collectives; kCommSetup, kCommAborted (the device's abort word was set).
-Result<HandOverConnection> connect_stages(kernels::Cuda& cuda, ViewCommunicator& view,
+// returns errors. aborts: as of connect_nccl. Errors of view's collectives; kCommSetup, kCommAborted (the
+// device's abort word was set), kDeviceFailed.
+Result<HandOverConnection> connect_stages(kernels::Cuda& cuda, Teardowns& aborts,
+                                          ViewCommunicator& view,
                                           const std::vector<uint32_t>& first, NcclOptions options);
 
 }  // namespace holdfast::train

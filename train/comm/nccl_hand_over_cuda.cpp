@@ -48,6 +48,7 @@ struct Introduction {
 
 struct NcclHandOver::Impl {
   kernels::Cuda& cuda;
+  Teardowns& aborts;
   const std::vector<uint32_t> first;
   const uint32_t self, members;
   // To and from the stage before (0) and after (1), where there are such.
@@ -63,6 +64,9 @@ struct NcclHandOver::Impl {
                          uint32_t sender, uint32_t receiver);
   // Of all channels: what broke one, and only else that one was given up.
   Status verdict();
+  // As verdict(); what is broken is idle, too.
+  Status finished();
+  Status idle();
   void abandon();
 };
 
@@ -79,10 +83,10 @@ Status NcclHandOver::Impl::connect_channel(const Nccl& nccl, ViewCommunicator& v
   const size_t where = side(first[sends ? receiver : sender]);
   if (sends)
     return senders[where]
-        .emplace(cuda, nccl, channel, self, std::move(line), options)
+        .emplace(cuda, nccl, aborts, channel, self, std::move(line), options)
         .connect(id);
   return receivers[where]
-      .emplace(cuda, nccl, channel, self, std::move(line), options)
+      .emplace(cuda, nccl, aborts, channel, self, std::move(line), options)
       .connect(id);
 }
 
@@ -111,6 +115,20 @@ Status NcclHandOver::Impl::verdict() {
   return worst;
 }
 
+Status NcclHandOver::Impl::finished() {
+  Status broken = verdict();
+  if (!broken) RETURN_IF_ERROR(idle());
+  return broken;
+}
+
+Status NcclHandOver::Impl::idle() {
+  for (auto& sender : senders)
+    if (sender) RETURN_IF_ERROR(sender->idle());
+  for (auto& receiver : receivers)
+    if (receiver) RETURN_IF_ERROR(receiver->idle());
+  return {};
+}
+
 void NcclHandOver::Impl::abandon() {
   for (auto& sender : senders)
     if (sender) sender->abandon();
@@ -119,11 +137,12 @@ void NcclHandOver::Impl::abandon() {
 }
 
 NcclHandOver::NcclHandOver(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {
-  impl_->cuda.on_finish(this, [this] { return impl_->verdict(); });
+  impl_->cuda.on_finish(this, [this] { return impl_->finished(); });
 }
 NcclHandOver::~NcclHandOver() {
   impl_->cuda.on_finish(this, {});
   impl_->abandon();  // all, before the first waits for the device
+  static_cast<void>(impl_->idle());  // before the first frees what another may still write to
 }
 
 Status NcclHandOver::send(uint32_t to, const std::byte* from, size_t bytes) {
@@ -143,7 +162,8 @@ Status NcclHandOver::flush() {
 }
 void NcclHandOver::abandon() { impl_->abandon(); }
 
-Result<HandOverConnection> connect_stages(kernels::Cuda& cuda, ViewCommunicator& view,
+Result<HandOverConnection> connect_stages(kernels::Cuda& cuda, Teardowns& aborts,
+                                          ViewCommunicator& view,
                                           const std::vector<uint32_t>& first, NcclOptions options) {
   CHECK(first.size() > 1 && first.back() < view.size());
   const Result<const Nccl*> nccl = load_nccl();
@@ -160,7 +180,7 @@ Result<HandOverConnection> connect_stages(kernels::Cuda& cuda, ViewCommunicator&
   if (const auto why = why_not_nccl(devices))
     return HandOverConnection{nullptr, through_host_memory(*why, nccl)};
   auto impl = std::unique_ptr<NcclHandOver::Impl>(
-      new NcclHandOver::Impl{cuda, first, view.rank(), view.size(), {}, {}});
+      new NcclHandOver::Impl{cuda, aborts, first, view.rank(), view.size(), {}, {}});
   RETURN_IF_ERROR(impl->connect(**nccl, view, all, options));
   return HandOverConnection{std::make_unique<NcclHandOver>(std::move(impl)),
                             fmt::format("payload goes from device to device by NCCL {}",

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <system_error>
 #include <utility>
 
 #include "base/check.h"
@@ -16,6 +17,7 @@ namespace {
 constexpr std::chrono::milliseconds kGuardInterval{5};
 constexpr std::chrono::milliseconds kPollInterval{1};
 constexpr std::chrono::microseconds kLaunchSpin{500};
+constexpr std::chrono::microseconds kIdlePoll{50};
 
 int64_t ms_since(std::chrono::steady_clock::time_point begin) {
   return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now() -
@@ -30,8 +32,9 @@ Status runtime_status(cudaError_t error, const char* what) {
 
 }  // namespace
 
-NcclLink::NcclLink(kernels::Cuda& cuda, const Nccl& nccl, NcclPlace place, NcclOptions options)
-    : cuda_(cuda), nccl_(nccl), place_(place), options_(std::move(options)) {}
+NcclLink::NcclLink(kernels::Cuda& cuda, const Nccl& nccl, Teardowns& aborts, NcclPlace place,
+                   NcclOptions options)
+    : cuda_(cuda), nccl_(nccl), aborts_(aborts), place_(place), options_(std::move(options)) {}
 
 NcclLink::~NcclLink() {
   abandon();
@@ -41,6 +44,8 @@ NcclLink::~NcclLink() {
   }
   changed_.notify_all();
   if (guarding_.joinable()) guarding_.join();
+  if (abort_) abort_->dismiss();  // where there was no communicator
+  static_cast<void>(idle());  // where it fails the device is given up
   if (stream_ != nullptr) static_cast<void>(cudaStreamSynchronize(stream_));
   // Nobody marks or updates any more.
   static_cast<void>(cudaStreamSynchronize(cuda_.impl().stream));
@@ -74,8 +79,27 @@ Status NcclLink::open() {
   return {};
 }
 
+Status NcclLink::wait_for_earlier() {
+  const auto begin = Clock::now();
+  while (!aborts_.wait_for(kPollInterval)) {
+    if (cuda_.abort_word().load() != 0)
+      return fail(ErrorCode::kCommAborted, "connecting was aborted");
+    if (ms_since(begin) > options_.setup_ms)
+      return fail(ErrorCode::kDeviceFailed,
+                  fmt::format("rank {} of {}: NCCL's abort of an earlier communicator was not over "
+                              "within {} ms",
+                              place_.rank, place_.size, options_.setup_ms));
+    options_.on_wait();
+  }
+  return {};
+}
+
 Status NcclLink::connect(const ncclUniqueId& id) {
+  RETURN_IF_ERROR(wait_for_earlier());
   RETURN_IF_ERROR(open());
+  // Its device is set now: while something waits for the device, no call of CUDA may be needed to abort.
+  abort_ = aborts_.take([ordinal = cuda_.impl().ordinal] { static_cast<void>(cudaSetDevice(ordinal)); });
+  if (!abort_) return fail(setup_error("no thread can be had"));
   const auto begin = Clock::now();
   {
     const MutexLock lock(mutex_);
@@ -94,13 +118,17 @@ Status NcclLink::connect(const ncclUniqueId& id) {
     }
     options_.on_wait();
   }
-  guarding_ = std::thread([this] { guard(); });
+  try {
+    guarding_ = std::thread([this] { guard(); });
+  } catch (const std::system_error&) {
+    const MutexLock lock(mutex_);
+    return break_off(ErrorCode::kCommSetup, setup_error("no thread can be had").message);
+  }
   return cuda_.check();
 }
 
 Status NcclLink::poll_setup(Clock::time_point begin) {
-  if (comm_ != nullptr && state_ == ncclInProgress)
-    if (const auto asked = nccl_.async_error(comm_, &state_); asked != ncclSuccess) state_ = asked;
+  if (comm_ != nullptr && state_ == ncclInProgress) ask();
   std::string why;
   if (comm_ == nullptr || (state_ != ncclSuccess && state_ != ncclInProgress))
     why = fmt::format("{}: {}", nccl_.error_string(state_), nccl_.last_error(nullptr));
@@ -114,16 +142,19 @@ Status NcclLink::poll_setup(Clock::time_point begin) {
 
 // ---- the guard ----------------------------------------------------------------------------------
 
-// NCCL sets the flag that its kernels look at before it waits for anything. The word comes before it:
-// what is queued behind the exchange works on undefined bytes from then on. Where the view has ended the
-// word is set, and where this lane leaves by itself it queues no update. The word ends the process's other
-// links, too.
+// The word comes before the abort: what is queued behind the exchange works on undefined bytes from then
+// on. Where the view has ended the word is set, and where this lane leaves by itself it queues no update.
+// The word ends the process's other links, too. What the abort says tells nothing: the communicator is gone.
 Status NcclLink::break_off(ErrorCode code, std::string why) {
   failure_ = Error{code, std::move(why)};
+  broke_launching_ = exchange_ == Exchange::kLaunching;
   exchange_ = Exchange::kNone;
   if (code == ErrorCode::kCommPeerLost || code == ErrorCode::kCommTimeout)
     cuda_.abort_word().fetch_or(kernels::Cuda::kExchangeBroken);
-  if (comm_ != nullptr) static_cast<void>(nccl_.abort(std::exchange(comm_, nullptr)));
+  if (comm_ != nullptr)
+    abort_->begin([abort = nccl_.abort, comm = std::exchange(comm_, nullptr)] {
+      static_cast<void>(abort(comm));
+    });
   return fail(*failure_);
 }
 
@@ -140,11 +171,26 @@ bool NcclLink::waits_for_others() {
   return true;
 }
 
-// Of the thread that enqueues and of the guard: whoever finds something wrong first ends it.
-Status NcclLink::judge() {
-  if (failure_) return fail(*failure_);
-  if (cuda_.abort_word().load() != 0) return break_off(ErrorCode::kCommAborted, "the view ended");
+// Success also says that NCCL's thread has enqueued what it was given, and has ended.
+void NcclLink::ask() {
   if (const auto asked = nccl_.async_error(comm_, &state_); asked != ncclSuccess) state_ = asked;
+}
+
+// Of the thread that enqueues and of the guard: whoever finds something wrong first ends it. While NCCL
+// launches, the thread that has it do so judges alone: what is let through need not be waited for.
+Status NcclLink::judge() {
+  if (!failure_ && exchange_ == Exchange::kLaunching) return {};
+  return judge_now();
+}
+
+Status NcclLink::judge_now() {
+  if (failure_) return fail(*failure_);
+  if (const uint32_t word = cuda_.abort_word().load(); word != 0)
+    return break_off(ErrorCode::kCommAborted,
+                     word == kernels::Cuda::kExchangeBroken
+                         ? "another communicator of this worker is broken"
+                         : "the view ended");
+  ask();
   if (state_ != ncclSuccess && state_ != ncclInProgress)
     return break_off(ErrorCode::kCommPeerLost,
                      fmt::format("rank {}: NCCL reports {}: {}", place_.rank,
@@ -175,15 +221,44 @@ Status NcclLink::verdict() {
 }
 
 Status NcclLink::finished() {
-  const MutexLock lock(mutex_);
-  exchange_ = Exchange::kNone;
-  return judge();
+  Status broken;
+  {
+    const MutexLock lock(mutex_);
+    exchange_ = Exchange::kNone;
+    broken = judge();
+  }
+  if (!broken) RETURN_IF_ERROR(idle());
+  return broken;
 }
 
 void NcclLink::abandon() {
   const MutexLock lock(mutex_);
   if (!failure_)
     static_cast<void>(break_off(ErrorCode::kCommAborted, "this lane has left the view"));
+}
+
+Status NcclLink::idle() {
+  const auto deadline = Clock::now() + std::chrono::milliseconds(options_.setup_ms);
+  bool launching = false;
+  {
+    const MutexLock lock(mutex_);
+    if (!failure_ || stream_ == nullptr) return {};
+    launching = broke_launching_;
+  }
+  const auto too_late = [&](const char* what) {
+    return fail(ErrorCode::kDeviceFailed, fmt::format("rank {}: {} {} ms after an exchange was broken off",
+                                                      place_.rank, what, options_.setup_ms));
+  };
+  if (launching && !abort_->wait_until(deadline)) return too_late("NCCL's abort is not over");
+  cudaError_t at = cudaStreamQuery(stream_);
+  while (at == cudaErrorNotReady && Clock::now() < deadline) {
+    std::this_thread::sleep_for(kIdlePoll);  // a wait of CUDA's would have no limit
+    at = cudaStreamQuery(stream_);
+  }
+  // That it was not ready counts as this thread's last error, and is none.
+  if (cudaPeekAtLastError() == cudaErrorNotReady) static_cast<void>(cudaGetLastError());
+  if (at == cudaErrorNotReady) return too_late("the device is not idle");
+  return runtime_status(at, "an exchange that was broken off");
 }
 
 // ---- an exchange --------------------------------------------------------------------------------
@@ -197,10 +272,9 @@ Status NcclLink::exchange(std::span<const NcclTransfer> transfers) {
   exchange_ = Exchange::kLaunching;
   RETURN_IF_ERROR(launch(transfers));
   RETURN_IF_ERROR(wait_until_launched());
+  exchange_ = Exchange::kLaunched;  // the guard judges it from now on, whatever fails below
   RETURN_IF_ERROR(runtime_status(mark_stream(stream_, left_, number_), "a mark"));
-  RETURN_IF_ERROR(runtime_status(cudaEventRecord(after_, stream_), "an event"));
-  exchange_ = Exchange::kLaunched;
-  return {};
+  return runtime_status(cudaEventRecord(after_, stream_), "an event");
 }
 
 Status NcclLink::launch(std::span<const NcclTransfer> transfers) {
@@ -225,9 +299,12 @@ Status NcclLink::launch(std::span<const NcclTransfer> transfers) {
 Status NcclLink::wait_until_launched() {
   const auto begin = Clock::now();
   while (true) {
-    RETURN_IF_ERROR(judge());
+    if (failure_) return fail(*failure_);
+    ask();
     if (state_ == ncclSuccess) return {};
-    if (Clock::now() - begin > kLaunchSpin) {
+    const bool spins = state_ == ncclInProgress && Clock::now() - begin <= kLaunchSpin;
+    if (!spins) {
+      RETURN_IF_ERROR(judge_now());
       changed_.wait_for(mutex_, kPollInterval);
       continue;
     }

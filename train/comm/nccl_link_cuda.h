@@ -1,17 +1,28 @@
 // One communicator of NCCL for one view, and the thread that guards it: what nccl_payload.h says of waits,
 // aborts and their errors holds for every link. On the device's stream, or on one of its own beside it.
+//
+// ncclCommAbort sets the flag that NCCL's kernels look at before anything else, then waits for NCCL's own
+// threads, one of which looks at the flag every 500 ms and stays as long as a process of this machine is
+// connected to it, and frees memory, which waits for all that runs on the device. So each communicator has
+// a thread for its abort, which may outlive the link, and nobody waits for it to be over but
+//   idle()     if NCCL was launching an exchange: only then might it still put something on the stream
+//   connect()  since what frees memory would wait for an exchange of the new view, here and at the others,
+//              and exchanges for what waits behind it
+// and whoever gives up the device.
 #pragma once
 
 #include <cuda_runtime.h>
 
 #include <chrono>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
 #include <thread>
 
 #include "base/mutex.h"
+#include "base/teardowns.h"
 #include "train/comm/nccl_cuda.h"
 #include "train/comm/nccl_payload.h"
 #include "train/kernels/ops_cuda.h"
@@ -34,20 +45,25 @@ struct NcclPlace {
 
 class NcclLink {
  public:
-  NcclLink(kernels::Cuda& cuda, const Nccl& nccl, NcclPlace place, NcclOptions options);
+  // aborts: of all communicators on this device, one after the other; outlives them.
+  NcclLink(kernels::Cuda& cuda, const Nccl& nccl, Teardowns& aborts, NcclPlace place,
+           NcclOptions options);
   ~NcclLink();
 
-  // All ranks together. kCommSetup, kCommAborted.
+  // All ranks together. kCommSetup, kCommAborted; kDeviceFailed: an earlier communicator is still there.
   Status connect(const ncclUniqueId& id) EXCLUDES(mutex_);
 
   // Enqueues all of it as one group; the peers do the same. By one thread, whose current device is this one.
   // Waits on the host for the exchange before, never for its own.
   Status exchange(std::span<const NcclTransfer> transfers) EXCLUDES(mutex_);
-  // Whether it is broken, and why. finished(): all that was enqueued is done.
+  // Whether it is broken, and why. finished(): all that was enqueued on the device's stream is done.
   Status verdict() EXCLUDES(mutex_);
   Status finished() EXCLUDES(mutex_);
-  // Leaves the others, as often as one likes; from any thread.
+  // Leaves the others, as often as one likes; from any thread. Its kernels end soon after.
   void abandon() EXCLUDES(mutex_);
+  // Of a broken link: waits until nothing of it is on its stream and nothing can come there any more.
+  // kDeviceFailed: that did not happen in setup_ms. Does nothing where the link is not broken.
+  Status idle() EXCLUDES(mutex_);
 
   cudaStream_t stream() const { return stream_; }
   uint32_t rank() const { return place_.rank; }
@@ -58,9 +74,12 @@ class NcclLink {
   enum class Exchange : uint8_t { kNone, kLaunching, kLaunched };
 
   Status open() EXCLUDES(mutex_);
+  Status wait_for_earlier();
   Error setup_error(const std::string& why) const;
   Status poll_setup(Clock::time_point begin) REQUIRES(mutex_);
+  void ask() REQUIRES(mutex_);
   Status judge() REQUIRES(mutex_);
+  Status judge_now() REQUIRES(mutex_);
   bool waits_for_others() REQUIRES(mutex_);
   Status break_off(ErrorCode code, std::string why) REQUIRES(mutex_);
   Status launch(std::span<const NcclTransfer> transfers) REQUIRES(mutex_);
@@ -69,6 +88,7 @@ class NcclLink {
 
   kernels::Cuda& cuda_;
   const Nccl& nccl_;
+  Teardowns& aborts_;
   const NcclPlace place_;
   const NcclOptions options_;
   cudaStream_t stream_ = nullptr;
@@ -79,11 +99,14 @@ class NcclLink {
   uint32_t* const entered_ = &marks_.data()[0];
   uint32_t* const left_ = &marks_.data()[1];
 
-  Mutex mutex_;  // held for short calls, and while one thread aborts
+  std::shared_ptr<Teardown> abort_;  // of comm_; there before it is
+
+  Mutex mutex_;  // held for short calls
   CondVar changed_;
   ncclComm_t comm_ GUARDED_BY(mutex_) = nullptr;
   ncclResult_t state_ GUARDED_BY(mutex_) = ncclSuccess;  // as NCCL told last
   std::optional<Error> failure_ GUARDED_BY(mutex_);      // the communicator is gone
+  bool broke_launching_ GUARDED_BY(mutex_) = false;      // NCCL may still enqueue until its abort is over
   Exchange exchange_ GUARDED_BY(mutex_) = Exchange::kNone;
   uint32_t number_ GUARDED_BY(mutex_) = 0;  // of the newest exchange
   std::optional<Clock::time_point> waits_since_ GUARDED_BY(mutex_);

@@ -61,7 +61,8 @@ static_assert(sizeof(Introduction) == sizeof(LaneDevice) + NCCL_UNIQUE_ID_BYTES 
 
 }  // namespace
 
-Result<NcclConnection> connect_nccl(kernels::Cuda& cuda, Communicator& comm, NcclOptions options) {
+Result<NcclConnection> connect_nccl(kernels::Cuda& cuda, Teardowns& aborts, Communicator& comm,
+                                    NcclOptions options) {
   if (comm.size() == 1) return NcclConnection{};  // has nobody to exchange with
   const Result<const Nccl*> nccl = load_nccl();
   Introduction mine;
@@ -73,7 +74,7 @@ Result<NcclConnection> connect_nccl(kernels::Cuda& cuda, Communicator& comm, Ncc
   if (const auto why = why_not_nccl(devices))
     return NcclConnection{nullptr, through_host_memory(*why, nccl)};
   auto impl = std::unique_ptr<NcclPayload::Impl>(new NcclPayload::Impl{
-      cuda, {cuda, **nccl, {.rank = comm.rank(), .size = comm.size()}, std::move(options)}});
+      cuda, {cuda, **nccl, aborts, {.rank = comm.rank(), .size = comm.size()}, std::move(options)}});
   RETURN_IF_ERROR(impl->link.connect(all[0].id));
   return NcclConnection{std::make_unique<NcclPayload>(std::move(impl)),
                         fmt::format("payload goes from device to device by NCCL {}",

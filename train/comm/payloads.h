@@ -1,6 +1,7 @@
 // Which payload exchange goes with which device.
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <optional>
 #include <string>
@@ -11,6 +12,7 @@
 #include "train/comm/payload.h"
 #include "train/kernels/backends.h"
 #ifdef HOLDFAST_CUDA
+#include "base/teardowns.h"
 #include "train/comm/nccl_hand_over.h"
 #include "train/comm/nccl_payload.h"
 #include "train/comm/staged_hand_over.h"
@@ -24,7 +26,8 @@ namespace holdfast::train {
 //                 first: of every stage, the member that is its lane 0. Errors of view, kCommSetup.
 //   over(group)   what to exchange payload with, in the open view
 //   hand_over(view)  and what to hand it to neighbouring stages with
-//   abandon()     the view ends here: nothing on the device waits for other lanes any more
+//   abandon()     the view ends here: what waits for other lanes on the device is given up; once the device's
+//                 finish() has returned, nothing of it is left there
 //   close()       as abandon(), and the next view may come
 //   path()        how payload travels in the open view, in words for the log; empty: nothing to say
 template <class Device>
@@ -59,12 +62,12 @@ class LanePayload<kernels::Cuda> {
     NcclOptions options;
     options.on_wait = on_wait_;
     if (first.size() > 1) {
-      ASSIGN_OR_RETURN(HandOverConnection made, connect_stages(cuda_, view, first, options));
+      ASSIGN_OR_RETURN(HandOverConnection made, connect_stages(cuda_, aborts_, view, first, options));
       nccl_hand_over_ = std::move(made.hand_over);
       path_ = std::move(made.path);
       if (!nccl_hand_over_) return {};  // the whole view goes one way
     }
-    ASSIGN_OR_RETURN(NcclConnection made, connect_nccl(cuda_, group, std::move(options)));
+    ASSIGN_OR_RETURN(NcclConnection made, connect_nccl(cuda_, aborts_, group, std::move(options)));
     nccl_ = std::move(made.payload);
     if (path_.empty()) path_ = std::move(made.path);
     return {};
@@ -94,6 +97,7 @@ class LanePayload<kernels::Cuda> {
   const std::function<void()> on_wait_;
   StagedPayload staged_;
   StagedHandOver staged_hand_over_;
+  Teardowns aborts_{std::chrono::seconds(10)};  // of the communicators below, and of views before
   std::unique_ptr<NcclPayload> nccl_;
   std::unique_ptr<NcclHandOver> nccl_hand_over_;
   std::string path_;

@@ -25,9 +25,9 @@ class StagedPayload : public PayloadExchange {
       return cuda_.check();
     }
     send_.resize(sent);
-    recv_.resize(received);
     download(cuda_, send, sent, send_.data());
     RETURN_IF_ERROR(cuda_.finish());  // and what was uploaded from recv_ before
+    recv_.resize(received);
     RETURN_IF_ERROR(comm_->all_to_all(send_.span(), send_bytes, recv_.span(), recv_bytes));
     upload(cuda_, recv_.data(), received, recv);
     return cuda_.check();

@@ -33,7 +33,7 @@ class Cuda {
   Status finish();   // waits for everything enqueued, then as check()
   Status probe();    // has the device do something and waits for it, then as check()
   // Asked by every finish() once all is done: its error is finish()'s, and of several that of one that was
-  // not merely aborted. For those who can end what the device waits for, communicators; called on the thread
+  // not merely aborted, or of a failed device. For those who can end what the device waits for, communicators; called on the thread
   // that drives the device. {}: this owner is not asked any more.
   void on_finish(const void* owner, std::function<Status()> verdict);
 

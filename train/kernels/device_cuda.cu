@@ -158,8 +158,10 @@ Status Cuda::finish() {
   Status worst;
   for (const auto& [owner, verdict] : impl_->verdicts) {
     Status one = verdict();
-    // What was given up because something else broke tells less than that.
-    if (!one && (worst || worst.error().code == ErrorCode::kCommAborted)) worst = std::move(one);
+    // What was given up because something else broke tells less than that, and a device that failed more.
+    if (!one && (worst || worst.error().code == ErrorCode::kCommAborted ||
+                 one.error().code == ErrorCode::kDeviceFailed))
+      worst = std::move(one);
   }
   return worst;
 }

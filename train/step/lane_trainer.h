@@ -71,13 +71,17 @@ class LaneTrainer final : public Trainer {
     PayloadHandOver& hand_over;  // to and from neighbouring stages
   };
   // After an error the device is idle, whatever it waited for. That it is broken matters more than what
-  // was noticed first; that an exchange was given up does not, it is our own doing.
+  // was noticed first, and what broke one exchange more than that another was given up for it; that all
+  // were given up does not, it is our own doing.
   template <class Outcome>
   Outcome settled(Outcome outcome) {
     if (outcome) return outcome;
     payload_.abandon();
     const Status idle = device_->finish();
-    if (!idle && idle.error().code == ErrorCode::kDeviceFailed) return fail(idle.error());
+    if (idle) return outcome;
+    const bool tells_why = outcome.error().code == ErrorCode::kCommAborted &&
+                           idle.error().code != ErrorCode::kCommAborted;
+    if (tells_why || idle.error().code == ErrorCode::kDeviceFailed) return fail(idle.error());
     return outcome;
   }
   Status begin_view(ViewCommunicator& comm);

@@ -67,7 +67,7 @@ void exchange_blocks(const Rank& rank, PayloadHandOver& way) {
 }
 
 std::unique_ptr<NcclHandOver> connected(const Rank& rank, NcclOptions options = {}) {
-  auto made = connect_stages(rank.cuda, rank.comm, kTwoStages, std::move(options));
+  auto made = connect_stages(rank.cuda, rank.aborts, rank.comm, kTwoStages, std::move(options));
   CHECK(made.has_value(), "{}", made.error().to_string());
   CHECK(made->hand_over != nullptr, "{}", made->path);
   return std::move(made->hand_over);
@@ -77,7 +77,7 @@ std::unique_ptr<NcclHandOver> connected(const Rank& rank, NcclOptions options = 
 
 TEST_F(OneDevice, StagesThatShareItGoThroughHostMemoryAndSaySo) {
   on_ranks({0, 0}, [](const Rank& rank) {
-    const auto made = connect_stages(rank.cuda, rank.comm, kTwoStages, {});
+    const auto made = connect_stages(rank.cuda, rank.aborts, rank.comm, kTwoStages, {});
     ASSERT_TRUE(made) << made.error().to_string();
     EXPECT_EQ(made->hand_over, nullptr);
     EXPECT_EQ(made->path.rfind("FOR TESTING ONLY: payload goes through host memory", 0), 0U)
@@ -192,7 +192,7 @@ void end_while_receiving(const std::vector<uint32_t>& ordinals,
     way.reset();
     rank.cuda.abort_word() = 0;
     EXPECT_TRUE(rank.cuda.finish()) << "the device itself is well";
-    const Rank anew{rank.number, rank.cuda, *next[rank.number]};
+    const Rank anew{rank.number, rank.cuda, *next[rank.number], rank.aborts};
     const auto again = connected(anew);
     exchange_blocks(anew, *again);
     meet(anew.comm);

@@ -46,6 +46,7 @@ struct Rank {
   uint32_t number;
   Cuda& cuda;
   ViewCommunicator& comm;
+  Teardowns& aborts;
 };
 
 // One thread for each; `ordinals` are their devices.
@@ -57,7 +58,8 @@ inline void on_ranks(const std::vector<uint32_t>& ordinals,
     threads.emplace_back([&, r] {
       auto cuda = Cuda::open(ordinals[r]);
       CHECK(cuda.has_value(), "{}", cuda.error().to_string());
-      body({r, **cuda, *comms[r]});
+      Teardowns aborts{std::chrono::seconds(20)};
+      body({r, **cuda, *comms[r], aborts});
     });
   for (std::thread& thread : threads) thread.join();
 }

@@ -65,7 +65,7 @@ TEST_F(OneDevice, LanesThatDoNotComeAreAnErrorInTime) {
     options.setup_ms = 1'500;
     options.on_wait = [&] { ++waits; };
     const auto begin = Clock::now();
-    const auto made = connect_nccl(rank.cuda, ghosts, options);
+    const auto made = connect_nccl(rank.cuda, rank.aborts, ghosts, options);
     ASSERT_FALSE(made);
     EXPECT_EQ(made.error().code, ErrorCode::kCommSetup) << made.error().to_string();
     EXPECT_NE(made.error().message.find("1500 ms"), std::string::npos) << made.error().message;
@@ -91,7 +91,7 @@ TEST_F(OneDevice, AnAbortEndsSettingUp) {
       aborted = Clock::now();
       rank.cuda.abort_word() = 1;
     });
-    const auto made = connect_nccl(rank.cuda, ghosts, options);
+    const auto made = connect_nccl(rank.cuda, rank.aborts, ghosts, options);
     EXPECT_LT(ms_since(aborted), 1'000);
     daemon.join();
     ASSERT_FALSE(made);
@@ -103,7 +103,7 @@ TEST_F(OneDevice, AnAbortEndsSettingUp) {
 // ---- on two -------------------------------------------------------------------------------------
 
 std::unique_ptr<NcclPayload> connected(const Rank& rank, NcclOptions options = {}) {
-  auto made = connect_nccl(rank.cuda, rank.comm, std::move(options));
+  auto made = connect_nccl(rank.cuda, rank.aborts, rank.comm, std::move(options));
   CHECK(made.has_value(), "{}", made.error().to_string());
   CHECK(made->payload != nullptr, "{}", made->path);
   return std::move(made->payload);
