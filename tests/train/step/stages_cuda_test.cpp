@@ -52,12 +52,13 @@ void expect_same(const LanesRun& run, const LanesRun& whole) {
   expect_same(run.steps, whole.steps, whole.steps.size());
 }
 
-// The first `tight` steps within 1e-3, all others within 1%.
-void expect_near(const std::vector<StepDone>& steps, const std::vector<StepDone>& whole,
-                 size_t tight = 5) {
+constexpr uint64_t kFirst = 5;  // before rounding grows
+
+// The first steps within 1e-3, all others within 1%.
+void expect_near(const std::vector<StepDone>& steps, const std::vector<StepDone>& whole) {
   ASSERT_EQ(steps.size(), whole.size());
   for (size_t i = 0; i < steps.size(); ++i) {
-    const double most = i < tight ? 1e-3 : 1e-2;
+    const double most = i < kFirst ? 1e-3 : 1e-2;
     EXPECT_NEAR(steps[i].loss, whole[i].loss, most * whole[i].loss) << "step " << i;
     EXPECT_NEAR(steps[i].gradient_norm, whole[i].gradient_norm,
                 10 * most * whole[i].gradient_norm)
@@ -82,7 +83,6 @@ LanesRun two_by_two(uint64_t steps) {
 }
 
 constexpr uint64_t kSteps = 20;
-constexpr uint64_t kFirst = 5;  // before rounding grows
 class CudaStages : public testing::Test {
  protected:
   void SetUp() override {
