@@ -237,19 +237,28 @@ void NcclLink::abandon() {
     static_cast<void>(break_off(ErrorCode::kCommAborted, "this lane has left the view"));
 }
 
+Error NcclLink::too_late(const char* what) const {
+  return {ErrorCode::kDeviceFailed, fmt::format("rank {}: {} {} ms after an exchange was broken off",
+                                                place_.rank, what, options_.setup_ms)};
+}
+
+// Where NCCL was launching, only the end of its abort says that it is not any more.
+Status NcclLink::launching_is_over() {
+  {
+    const MutexLock lock(mutex_);
+    if (!broke_launching_) return {};
+  }
+  if (abort_->wait_until(Clock::now() + std::chrono::milliseconds(options_.setup_ms))) return {};
+  return fail(too_late("NCCL's abort is not over"));
+}
+
 Status NcclLink::idle() {
-  const auto deadline = Clock::now() + std::chrono::milliseconds(options_.setup_ms);
-  bool launching = false;
   {
     const MutexLock lock(mutex_);
     if (!failure_ || stream_ == nullptr) return {};
-    launching = broke_launching_;
   }
-  const auto too_late = [&](const char* what) {
-    return fail(ErrorCode::kDeviceFailed, fmt::format("rank {}: {} {} ms after an exchange was broken off",
-                                                      place_.rank, what, options_.setup_ms));
-  };
-  if (launching && !abort_->wait_until(deadline)) return too_late("NCCL's abort is not over");
+  RETURN_IF_ERROR(launching_is_over());
+  const auto deadline = Clock::now() + std::chrono::milliseconds(options_.setup_ms);
   cudaError_t at = cudaStreamQuery(stream_);
   while (at == cudaErrorNotReady && Clock::now() < deadline) {
     std::this_thread::sleep_for(kIdlePoll);  // a wait of CUDA's would have no limit
@@ -257,7 +266,7 @@ Status NcclLink::idle() {
   }
   // That it was not ready counts as this thread's last error, and is none.
   if (cudaPeekAtLastError() == cudaErrorNotReady) static_cast<void>(cudaGetLastError());
-  if (at == cudaErrorNotReady) return too_late("the device is not idle");
+  if (at == cudaErrorNotReady) return fail(too_late("the device is not idle"));
   return runtime_status(at, "an exchange that was broken off");
 }
 
@@ -266,6 +275,13 @@ Status NcclLink::idle() {
 Status NcclLink::exchange(std::span<const NcclTransfer> transfers) {
   // One exchange at a time, so that the marks mean one; the guard ends this wait, too.
   static_cast<void>(cudaEventSynchronize(after_));
+  Status enqueued = enqueue(transfers);
+  // Whoever called may free the memory now: that waits for what is on the device, but not for what comes.
+  if (!enqueued) RETURN_IF_ERROR(launching_is_over());
+  return enqueued;
+}
+
+Status NcclLink::enqueue(std::span<const NcclTransfer> transfers) {
   const MutexLock lock(mutex_);
   RETURN_IF_ERROR(judge());
   RETURN_IF_ERROR(runtime_status(mark_stream(stream_, entered_, ++number_), "a mark"));

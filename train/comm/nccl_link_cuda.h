@@ -5,9 +5,9 @@
 // threads, one of which looks at the flag every 500 ms and stays as long as a process of this machine is
 // connected to it, and frees memory, which waits for all that runs on the device. So each communicator has
 // a thread for its abort, which may outlive the link, and nobody waits for it to be over but
-//   idle()     if NCCL was launching an exchange: only then might it still put something on the stream
-//   connect()  since what frees memory would wait for an exchange of the new view, here and at the others,
-//              and exchanges for what waits behind it
+//   exchange() and idle()  if NCCL was launching: only then might it still put something on the stream
+//   connect()              what frees memory would wait for an exchange of the new view, here and at the
+//                          others, and exchanges for what waits behind it
 // and whoever gives up the device.
 #pragma once
 
@@ -54,7 +54,7 @@ class NcclLink {
   Status connect(const ncclUniqueId& id) EXCLUDES(mutex_);
 
   // Enqueues all of it as one group; the peers do the same. By one thread, whose current device is this one.
-  // Waits on the host for the exchange before, never for its own.
+  // Waits on the host for the exchange before, never for its own. After an error the memory may be freed.
   Status exchange(std::span<const NcclTransfer> transfers) EXCLUDES(mutex_);
   // Whether it is broken, and why. finished(): all that was enqueued on the device's stream is done.
   Status verdict() EXCLUDES(mutex_);
@@ -82,6 +82,9 @@ class NcclLink {
   Status judge_now() REQUIRES(mutex_);
   bool waits_for_others() REQUIRES(mutex_);
   Status break_off(ErrorCode code, std::string why) REQUIRES(mutex_);
+  Error too_late(const char* what) const;
+  Status launching_is_over() EXCLUDES(mutex_);
+  Status enqueue(std::span<const NcclTransfer> transfers) EXCLUDES(mutex_);
   Status launch(std::span<const NcclTransfer> transfers) REQUIRES(mutex_);
   Status wait_until_launched() REQUIRES(mutex_);
   void guard() EXCLUDES(mutex_);
