@@ -137,6 +137,9 @@ Status validate(const NodeConfig& node) {
   RETURN_IF_ERROR(in_range("arena.size", node.arena.size_bytes, kLeastArenaBytes,
                            kMostArenaBytes));
   RETURN_IF_ERROR(in_range("fabric.timeout_ms", node.fabric.timeout_ms, 10, 600'000));
+  RETURN_IF_ERROR(in_range("fabric.connections", node.fabric.connections, 0, 16));
+  if (node.fabric.port != 0)  // each connection has one more
+    RETURN_IF_ERROR(in_range("fabric.port", node.fabric.port, 1, 65'535 - 15));
   RETURN_IF_ERROR(in_range("worker.slots", node.worker.slots, 1, 64));
   RETURN_IF_ERROR(in_range("worker.first_device", node.worker.first_device, 0, 1023));
   RETURN_IF_ERROR(in_range("worker.start_timeout_ms", node.worker.start_timeout_ms, 100, 600'000));
@@ -181,6 +184,7 @@ Result<NodeConfig> parse_node(const std::string& toml, const std::filesystem::pa
   fabric.text("address", node.fabric.address);
   fabric.integer("port", node.fabric.port);
   fabric.integer("timeout_ms", node.fabric.timeout_ms);
+  fabric.integer("connections", node.fabric.connections);
 
   TomlTable worker = root.table("worker");
   worker.integer("slots", node.worker.slots);

@@ -33,6 +33,7 @@ struct FabricConfig {
   std::string address;  // default: the host of `listen`
   uint16_t port = 0;  // 0: any
   uint32_t timeout_ms = 5'000;
+  uint32_t connections = 0;  // to each peer; 0: by provider and processors
 };
 
 struct WorkerConfig {

@@ -29,7 +29,7 @@
 #include "daemon/service/notify.h"
 #include "daemon/service/seed_route.h"
 #include "daemon/service/snapshot_route.h"
-#include "storage/fabric/fabric.h"
+#include "storage/fabric/striped_fabric.h"
 
 namespace holdfast::daemon {
 namespace {
@@ -188,14 +188,14 @@ Status Node::Impl::open_storage() {
                                         may_live));
   for (const Error& damage : arena_->damage()) log::warn("{}", damage.to_string());
   RETURN_IF_ERROR(end_survivors_of_another_arena());
-  auto fabric = storage::open_libfabric({config_.fabric.provider, config_.fabric.address,
-                                         config_.fabric.port, config_.fabric.timeout_ms},
-                                        arena_->bytes());
+  const conf::FabricConfig& options = config_.fabric;
+  auto fabric = storage::open_striped_libfabric(
+      {options.provider, options.address, options.port, options.timeout_ms}, options.connections,
+      arena_->bytes());
   if (!fabric)
     return fail(with_context(fabric.error(),
                              fmt::format("[fabric] in node.toml; address {}, by default the host of "
-                                         "`listen`",
-                                         config_.fabric.address)));
+                                         "`listen`", options.address)));
   fabric_ = std::move(*fabric);
   return {};
 }

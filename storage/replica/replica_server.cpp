@@ -12,6 +12,7 @@
 #include "base/checksum.h"
 #include "base/fault_point.h"
 #include "storage/replica/messages.h"
+#include "storage/replica/spread_aside.h"
 
 namespace holdfast::storage {
 namespace {
@@ -68,7 +69,7 @@ class ReplicaServer::Impl : public std::enable_shared_from_this<ReplicaServer::I
   Status refuse_old(Epoch epoch, const std::string& what) const;
   Status refuse_writer(const GrantRequest& request);
   Result<GrantReply> allocate(const GrantRequest& request, const Found& found);
-  Result<CommitReply> publish(const Ticket& ticket, const std::vector<bool>& good);
+  Result<CommitReply> publish(const Ticket& ticket, const std::vector<char>& good);
 
   void free_now(const std::vector<GrantOfShard>& blocks);
   void free_later(std::vector<GrantOfShard> blocks, int64_t after_ms);
@@ -173,7 +174,6 @@ Status ReplicaServer::Impl::refuse_writer(const GrantRequest& request) {
 
 void ReplicaServer::Impl::find_verified(uint64_t job, const StateVersion& state,
                                         std::set<ShardId> shards, std::function<void(Found)> done) {
-  auto found = std::make_shared<Found>();
   std::vector<BlockInfo> candidates;
   for (const BlockInfo& block : arena_.scan()) {
     if (block.header && block.header->job == job && block.header->state == state &&
@@ -184,14 +184,18 @@ void ReplicaServer::Impl::find_verified(uint64_t job, const StateVersion& state,
     done({});
     return;
   }
-  executor_.aside(
-      [found, candidates, &arena = arena_] {
-        for (const BlockInfo& block : candidates)
-          (arena.read_verified(block.index, *block.header) ? found->good : found->bad)
-              .push_back(block);
+  auto good = std::make_shared<std::vector<char>>(candidates.size());
+  spread_aside(
+      executor_, candidates.size(),
+      [good, candidates, &arena = arena_](size_t i) {
+        (*good)[i] = arena.read_verified(candidates[i].index, *candidates[i].header).has_value();
       },
-      [weak = weak_from_this(), found, done = std::move(done)] {
-        if (weak.lock()) done(std::move(*found));
+      [weak = weak_from_this(), good, candidates, done = std::move(done)] {
+        if (!weak.lock()) return;
+        Found found;
+        for (size_t i = 0; i < candidates.size(); ++i)
+          ((*good)[i] ? found.good : found.bad).push_back(candidates[i]);
+        done(std::move(found));
       });
 }
 
@@ -264,10 +268,11 @@ void ReplicaServer::Impl::commit(const CommitRequest& request, Reply reply) {
     return;
   }
   it->second.verifying = true;
-  auto good = std::make_shared<std::vector<bool>>();
-  executor_.aside(
-      [good, blocks = it->second.blocks, &arena = arena_] {
-        for (const GrantOfShard& b : blocks) good->push_back(bytes_match(arena, b));
+  auto good = std::make_shared<std::vector<char>>(it->second.blocks.size());
+  spread_aside(
+      executor_, good->size(),
+      [good, blocks = it->second.blocks, &arena = arena_](size_t i) {
+        (*good)[i] = bytes_match(arena, blocks[i]);
       },
       [weak = weak_from_this(), good, ticket = request.ticket, reply = std::move(reply)] {
         const auto self = weak.lock();
@@ -282,7 +287,7 @@ void ReplicaServer::Impl::commit(const CommitRequest& request, Reply reply) {
 }
 
 Result<CommitReply> ReplicaServer::Impl::publish(const Ticket& ticket,
-                                                 const std::vector<bool>& good) {
+                                                 const std::vector<char>& good) {
   const auto node = attempts_.extract(ticket);
   const Attempt& attempt = node.mapped();
   Status allowed = refuse_old(attempt.epoch, "a commit");

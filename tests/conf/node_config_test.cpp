@@ -85,6 +85,8 @@ TEST(NodeConfigTest, WhatIsWrongIsNamed) {
        "cluster.heartbeat_ms = 1 is not in the range 10 to 60000"},
       {"[arena]\nsize = \"1 QiB\"", ErrorCode::kConfigValue, "arena.size must be a size as"},
       {"[arena]\nsize = \"4KiB\"", ErrorCode::kConfigValue, "arena.size = 4096"},
+      {"[fabric]\nconnections = 17", ErrorCode::kConfigValue, "fabric.connections = 17"},
+      {"[fabric]\nport = 65530", ErrorCode::kConfigValue, "fabric.port = 65530"},
       {"[worker]\nslots = 0", ErrorCode::kConfigValue, "worker.slots = 0"},
       {"[worker]\nslot = 1", ErrorCode::kConfigUnknownKey, "did you mean worker.slots?"},
       {"listen = \"*:7400\"", ErrorCode::kConfigValue, "listen = \"*:7400\" is no address"},

@@ -6,6 +6,7 @@
 #include <future>
 
 #include "storage/fabric/range.h"
+#include "storage/fabric/striped_fabric.h"
 #include "tests/storage/fabric/fabric_test_kit.h"
 
 namespace holdfast::storage {
@@ -19,7 +20,7 @@ struct Member {
   std::unique_ptr<Fabric> fabric;
 };
 
-enum class Kind { kTwin, kLibfabric };
+enum class Kind { kTwin, kLibfabric, kStriped };
 
 class FabricTest : public testing::TestWithParam<Kind> {
  protected:
@@ -33,6 +34,9 @@ class FabricTest : public testing::TestWithParam<Kind> {
         break;
       case Kind::kLibfabric:
         fabric = open_libfabric({"tcp", "127.0.0.1", 0, timeout_ms}, member.region);
+        break;
+      case Kind::kStriped:
+        fabric = open_striped_libfabric({"tcp", "127.0.0.1", 0, timeout_ms}, 3, member.region);
         break;
     }
     EXPECT_TRUE(fabric.has_value()) << (fabric ? "" : fabric.error().to_string());
@@ -171,6 +175,7 @@ TEST_P(FabricTest, closing_the_fabric_ends_the_operations_of_its_channels) {
 }
 
 TEST_P(FabricTest, too_many_operations_are_refused_not_queued_without_bound) {
+  if (GetParam() == Kind::kStriped) GTEST_SKIP() << "each stripe has the bound that `libfabric` shows";
   Member a = open("a", 1), b = open("b", 2);
   auto channel = connect(a, b);
   ASSERT_TRUE(channel);
@@ -253,9 +258,18 @@ TEST_P(FabricTest, completions_may_start_operations) {
   EXPECT_EQ(outcomes.successes(), 1U);
 }
 
-INSTANTIATE_TEST_SUITE_P(Both, FabricTest, testing::Values(Kind::kTwin, Kind::kLibfabric),
+INSTANTIATE_TEST_SUITE_P(All, FabricTest,
+                         testing::Values(Kind::kTwin, Kind::kLibfabric, Kind::kStriped),
                          [](const auto& info) {
-                           return info.param == Kind::kTwin ? "twin" : "libfabric";
+                           switch (info.param) {
+                             case Kind::kTwin:
+                               return "twin";
+                             case Kind::kLibfabric:
+                               return "libfabric";
+                             case Kind::kStriped:
+                               return "striped";
+                           }
+                           return "unknown";
                          });
 
 TEST(FabricTwin, a_cut_node_is_lost_for_everybody) {
