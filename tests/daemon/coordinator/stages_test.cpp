@@ -214,8 +214,8 @@ TEST_F(Staggered, TheNextViewBeginsWithTheVersionThatBothStagesHold) {
   EXPECT_EQ(coordinator_->view()->members.size(), 4U);
   restored_by_all();
   EXPECT_EQ(coordinator_->newest_version(), Version(2));
-  step_done_by_all(2);
   replicated_by_all(2);
+  step_done_by_all(2);
   replicated_by_all(3);
   EXPECT_EQ(coordinator_->counters().rows_inferred, 0U);
   std::multiset<std::pair<uint64_t, Epoch>> made;
