@@ -281,11 +281,11 @@ struct LostAnywhere {
 
 // Lost in every so many-th of the things that a member does with others, in the second to fourth step.
 TEST(Staggered, ALossAnywhereLeavesNoTraceInReproducibleMode) {
-  const LostAnywhere table[] = {{2, 5, 0, {{1}, {0, 1}}},
-                                {2, 7, 3, {{0, 1}, {0}}},
-                                {4, 13, 1, {{0}, {0, 1}, {0, 1}, {0, 1}}},
-                                {4, 11, 4, {{0, 1}, {0, 1}, {1}, {0, 1}}},
-                                {4, 17, 6, {{0, 1}, {0, 1}, {0, 1}, {1}}}};
+  const LostAnywhere table[] = {{2, 7, 0, {{1}, {0, 1}}},
+                                {2, 11, 3, {{0, 1}, {0}}},
+                                {4, 19, 1, {{0}, {0, 1}, {0, 1}, {0, 1}}},
+                                {4, 23, 4, {{0, 1}, {0, 1}, {1}, {0, 1}}},
+                                {4, 29, 6, {{0, 1}, {0, 1}, {0, 1}, {1}}}};
   for (const LostAnywhere& row : table) {
     conf::JobConfig job = staggered_job(2, row.stages);
     job.evaluate_every = 2;
