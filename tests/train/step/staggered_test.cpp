@@ -91,6 +91,17 @@ TEST(Staggered, OneStageGivesTheSameNumbersByEitherNorm) {
   expect_same(by_stage, fresh_pipeline(job, all_lanes(job), 4), "S 1");
 }
 
+TEST(Staggered, WithoutClippingStagesGiveTheBitsOfOneStage) {
+  conf::JobConfig one = pipeline_job(2, 1), four = staggered_job(2, 4);
+  one.optimizer.clip = four.optimizer.clip = 0;
+  const PipelineRun whole = fresh_pipeline(one, all_lanes(one), 6);
+  const PipelineRun run = fresh_pipeline(four, {{0, 1}, {1}, {0, 1}, {0}}, 6);
+  EXPECT_EQ(run.losses.training, whole.losses.training);
+  EXPECT_EQ(run.losses.held_out, whole.losses.held_out);
+  for (size_t step = 0; step < 6; ++step)
+    EXPECT_NEAR(run.losses.norms[step], whole.losses.norms[step], 1e-12);
+}
+
 TEST(Staggered, TheSameTopologyTwiceGivesTheSameBitsInDefaultMode) {
   conf::JobConfig job = staggered_job(2, 2, false);
   job.routing = "capacity";
