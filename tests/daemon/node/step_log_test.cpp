@@ -110,7 +110,9 @@ TEST(StepLog, AHeldOutLossThatComesLaterIsAddedToItsRow) {
   ASSERT_TRUE(log.void_above(kJob, Version(5)));
   last.epoch = {1, 2};
   last.held_out_loss = 2.25;
-  EXPECT_EQ(log.record(kJob, last), Result<bool>(false));
+  const auto again = log.record(kJob, last);
+  ASSERT_TRUE(again) << again.error().to_string();
+  EXPECT_FALSE(*again);
   const auto rows = *log.rows(kJob, Step(0), 10);
   ASSERT_EQ(rows.size(), 1u);
   EXPECT_EQ(rows[0].held_out_loss, 2.25);
