@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <set>
+
 #include "conf/files.h"
 #include "conf/range.h"
 #include "conf/toml_table.h"
@@ -40,6 +42,7 @@ void read_optimizer(TomlTable t, OptimizerConfig& o) {
   t.real("epsilon", o.epsilon);
   t.real("weight_decay", o.weight_decay);
   t.real("clip", o.clip);
+  t.text("clip_by", o.clip_by);
 }
 
 void read_snapshot(TomlTable t, SnapshotConfig& s) {
@@ -92,7 +95,13 @@ Status validate_optimizer(const OptimizerConfig& o) {
   RETURN_IF_ERROR(in_range("optimizer.beta2", o.beta2, 0.0, 0.999999));
   RETURN_IF_ERROR(in_range("optimizer.epsilon", o.epsilon, 1e-16, 1.0));
   RETURN_IF_ERROR(in_range("optimizer.weight_decay", o.weight_decay, 0.0, 10.0));
-  return in_range("optimizer.clip", o.clip, 0.0, 1e9);
+  RETURN_IF_ERROR(in_range("optimizer.clip", o.clip, 0.0, 1e9));
+  const std::set<std::string> known = {"global", "stage"};
+  if (known.contains(o.clip_by)) return {};
+  const auto near = nearest(o.clip_by, known);
+  return fail(ErrorCode::kConfigValue,
+              fmt::format("optimizer.clip_by = \"{}\" must be \"global\" or \"stage\"{}", o.clip_by,
+                          near ? fmt::format(", did you mean \"{}\"?", *near) : ""));
 }
 
 Status validate_routing(const JobConfig& job) {

@@ -32,13 +32,14 @@ struct OptimizerConfig {
   double beta2 = 0.95;
   double epsilon = 1e-8;
   double weight_decay = 0.1;  // on matrices only, not on norms
-  double clip = 1.0;          // global gradient norm; 0 switches it off
+  double clip = 1.0;          // the most that the gradient norm is; 0 switches it off
+  std::string clip_by = "global";  // the norm is of all stages, or "stage": of each by itself
 
   bool operator==(const OptimizerConfig&) const = default;
 };
 BOOST_DESCRIBE_STRUCT(OptimizerConfig, (),
                       (learning_rate, min_learning_rate, warmup_steps, beta1, beta2, epsilon,
-                       weight_decay, clip))
+                       weight_decay, clip, clip_by))
 
 struct SnapshotConfig {
   std::string policy = "dense";  // "dense" or "none"
@@ -75,6 +76,8 @@ struct JobConfig {
   SnapshotConfig snapshot;
 
   uint32_t workers() const { return pipelines * stages; }
+  // Stages wait for no gradient norm of each other: each updates once its own weight gradients are there.
+  bool staggered() const { return stages > 1 && optimizer.clip_by == "stage"; }
   uint32_t slices() const { return shards == 0 ? pipelines : shards; }
   // No more than there are in a step.
   uint32_t in_flight() const {

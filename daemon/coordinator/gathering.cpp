@@ -304,6 +304,7 @@ void Coordinator::Machine::restored_by_all() {
   unreached_.clear();
   newest_ = view_->base.version;
   last_step_.reset();
+  loss_of_.reset();
   last_progress_ms_ = now_ms_;
   broken_since_ms_ = -1;
   if (job().state != JobState::kStopping) job().state = JobState::kRunning;

@@ -42,7 +42,8 @@ bool Ledger::add(const WorkerId& worker, const train::StepDone& done) {
       .try_emplace(done.lane,
                    LedgerRow{done.step, done.epoch, done.lane,
                              history_.back().members[done.lane].coordinate.stage, worker,
-                             done.micro_batches, done.loss})
+                             done.micro_batches,
+                             done.tells_loss() ? std::optional(done.loss) : std::nullopt})
       .second;
 }
 

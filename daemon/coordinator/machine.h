@@ -91,6 +91,7 @@ class Coordinator::Machine {
   void on(const WorkerStepDone& event);
   void on(const WorkerReplicated& event);
   void on(const WorkerCaptureMissed& event);
+  void note_loss(const train::StepDone& done);
   int64_t patience_ms(int64_t least_ms, double steps) const;
   int64_t capture_ms() const;
   void watch();
@@ -185,6 +186,7 @@ class Coordinator::Machine {
   Version newest_;                            // made, or the base
   uint64_t steps_back_ = 0;                   // finished steps that the open view does again
   std::optional<train::StepDone> last_step_;  // of the view
+  std::optional<Step> loss_of_;               // the newest step of the view whose loss is known
   bool made_a_step_ = false;                  // the job, ever
   int64_t last_progress_ms_ = 0;
   int64_t broken_since_ms_ = -1;              // a collective failed

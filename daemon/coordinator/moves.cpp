@@ -90,9 +90,8 @@ Normalization normalize(const DecideInput& input, const Holdings& holdings,
   const auto lanes = lanes_by_stage(result.members, input.job.stages);
   const train::Problem problem = train::problem_of_job(input.job, lanes);
   if (!worth_planning(problem)) return result;
-  // As plan_of_job plans the steps of several stages.
-  const auto proposals =
-      train::propose_moves(problem, train::Policy::kSplit, lane_bytes(input, lanes));
+  const auto proposals = train::propose_moves(problem, train::policy_of_job(input.job),
+                                              lane_bytes(input, lanes));
   if (!proposals) return result;  // not a problem that plans are made for
   const train::Proposal* best = nullptr;
   double most = 0;

@@ -48,6 +48,7 @@ void Coordinator::Machine::start(const JobId& name) {
   newest_ = record.safe.version;
   view_.reset();
   last_step_.reset();
+  loss_of_.reset();
   made_a_step_ = record.safe.version > Version(0) || record.steps_done > 0;
   failed_views_.clear();
   benched_until_ms_.clear();

@@ -106,13 +106,20 @@ void Coordinator::Machine::on(const WorkerStepDone& event) {
     note("first_step", fmt::format("step {} is the first of epoch {}", step.value, to_string(epoch_)),
          {{"step", std::to_string(step.value)}, {"steps_twice", std::to_string(steps_back_)}});
   }
+  note_loss(event.step);
   if (last_step_ && step <= last_step_->step) return;
   newest_ = std::max(newest_, Version(step.value + 1));
   last_step_ = event.step;
   job().steps_done = newest_.value;
-  job().train_loss = event.step.loss;
-  if (event.step.held_out_loss) job().held_out_loss = event.step.held_out_loss;
   name_captures();
+}
+
+// With stages that do not wait for each other it comes from the last, perhaps after others' next step.
+void Coordinator::Machine::note_loss(const train::StepDone& done) {
+  if (!done.tells_loss() || (loss_of_ && done.step <= *loss_of_)) return;
+  loss_of_ = done.step;
+  job().train_loss = done.loss;
+  if (done.held_out_loss) job().held_out_loss = done.held_out_loss;
 }
 
 // ---- captures -----------------------------------------------------------------------------------

@@ -352,7 +352,8 @@ struct LedgerRow {
   StageIndex stage;  // of that lane: every stage runs every micro-batch of a step once
   WorkerId worker;
   std::vector<uint32_t> micro_batches;
-  std::optional<double> loss;  // absent: the report was lost, the row comes from the plan
+  // Absent: the report was lost and the row comes from the plan, or its stage does not know the loss.
+  std::optional<double> loss;
 };
 BOOST_DESCRIBE_STRUCT(LedgerRow, (), (step, made, lane, stage, worker, micro_batches, loss))
 

@@ -26,21 +26,40 @@ Result<api::StepRow> read_row(std::string_view text, const std::string& name) {
 
 }  // namespace
 
-Result<bool> StepLog::record(const JobId& job, const train::StepDone& step) {
+// One more lane of the newest row.
+Result<bool> StepLog::count(const JobId& job, const train::StepDone& step) {
+  if (!newest_lanes_.insert(step.lane).second) return false;  // told again
+  ++newest_->lanes;
+  newest_->stall_seconds = std::max(newest_->stall_seconds, step.stall_seconds);
+  RETURN_IF_ERROR(catalog_.write({{key(job, step.step), to_json_text(*newest_)}},
+                                 storage::Durability::kBuffered));
+  return false;
+}
+
+// Of the job's last step, which the last stage evaluated in a later view: only that stage tells it again.
+Status StepLog::add_held_out_loss(const JobId& job, const train::StepDone& step) {
+  ASSIGN_OR_RETURN(auto kept, rows(job, step.step, 1));
+  if (kept.empty() || kept[0].step != step.step || kept[0].held_out_loss) return {};
+  kept[0].held_out_loss = step.held_out_loss;
+  return catalog_.write({{key(job, step.step), to_json_text(kept[0])}},
+                        storage::Durability::kBuffered);
+}
+
+Result<bool> StepLog::record(const JobId& job, const train::StepDone& report) {
   // An older report that came again, or late from a slower lane of this node: the row is there.
-  if (newest_ && newest_->made == step.epoch && step.step < newest_->step) return false;
-  if (newest_ && newest_->step == step.step && newest_->made == step.epoch) {
-    if (!newest_lanes_.insert(step.lane).second) return false;  // told again
-    ++newest_->lanes;
-    newest_->stall_seconds = std::max(newest_->stall_seconds, step.stall_seconds);
-    RETURN_IF_ERROR(catalog_.write({{key(job, step.step), to_json_text(*newest_)}},
-                                   storage::Durability::kBuffered));
+  if (newest_ && newest_->made == report.epoch && report.step < newest_->step) return false;
+  if (newest_ && newest_->step == report.step && newest_->made == report.epoch)
+    return count(job, report);
+  const auto whole = parts_.add(report);
+  if (!whole) {
+    if (report.held_out_loss) RETURN_IF_ERROR(add_held_out_loss(job, report));
     return false;
   }
+  const train::StepDone& step = whole->step;
   api::StepRow row;
   row.step = step.step;
   row.made = step.epoch;
-  row.lanes = 1;
+  row.lanes = static_cast<uint32_t>(whole->lanes.size());
   row.loss = step.loss;
   row.learning_rate = step.learning_rate;
   row.gradient_norm = step.gradient_norm;
@@ -55,7 +74,7 @@ Result<bool> StepLog::record(const JobId& job, const train::StepDone& step) {
                            : (1 - kSmoothing) * tokens_per_second_ + kSmoothing * speed;
   tokens_dropped_ += step.tokens_dropped;
   newest_ = row;
-  newest_lanes_ = {step.lane};
+  newest_lanes_ = whole->lanes;
   RETURN_IF_ERROR(catalog_.write({{key(job, step.step), to_json_text(row)}},
                                  storage::Durability::kBuffered));
   auto& trim = trims_.try_emplace(job, kept_).first->second;
@@ -76,6 +95,7 @@ Result<std::vector<api::StepRow>> StepLog::rows(const JobId& job, Step from,
 
 Status StepLog::void_above(const JobId& job, Version base) {
   newest_.reset();
+  parts_.clear();
   trims_.erase(job);
   tokens_per_second_ = 0;  // of other lanes than those that come
   // Step s made version s + 1: rows from step `base` on led past the base.

@@ -94,6 +94,10 @@ TEST(JobConfigTest, WhatIsWrongIsNamedWithWhereAndWhy) {
       {"[optimizer]\nmin_learning_rate = 1.0", ErrorCode::kConfigValue,
        "optimizer.min_learning_rate = 1"},
       {"[optimizer]\nbeta1 = 1.0", ErrorCode::kConfigValue, "optimizer.beta1 = 1"},
+      {"[optimizer]\nclip_by = \"stages\"", ErrorCode::kConfigValue,
+       "optimizer.clip_by = \"stages\" must be \"global\" or \"stage\", did you mean \"stage\"?"},
+      {"[optimizer]\nclip_by = \"each of them\"", ErrorCode::kConfigValue,
+       "optimizer.clip_by = \"each of them\" must be \"global\" or \"stage\""},
   };
   for (const BadJob& bad : table) {
     const auto job = parse_job(bad.text, "/f/job.toml", {.data = "/f/text.tokens"});
@@ -102,6 +106,18 @@ TEST(JobConfigTest, WhatIsWrongIsNamedWithWhereAndWhy) {
     EXPECT_THAT(job.error().message, HasSubstr(bad.says)) << bad.text;
     EXPECT_THAT(job.error().message, HasSubstr("/f/job.toml")) << bad.text;
   }
+}
+
+TEST(JobConfigTest, StagesUpdateByThemselvesWhereThereAreSeveralThatClipByTheirOwnNorm) {
+  const auto staggered = [](const std::string& text) {
+    const auto job = parse_job(text, "/f/job.toml", {.data = "/f/text.tokens"});
+    EXPECT_TRUE(job) << text;
+    return job && job->staggered();
+  };
+  EXPECT_TRUE(staggered("stages = 2\n[optimizer]\nclip_by = \"stage\""));
+  EXPECT_FALSE(staggered("stages = 2\n[optimizer]\nclip_by = \"global\""));
+  EXPECT_FALSE(staggered("stages = 2"));
+  EXPECT_FALSE(staggered("[optimizer]\nclip_by = \"stage\""));
 }
 
 TEST(JobConfigTest, AJobWithoutDataIsRefusedUnlessItIsGivenBeside) {

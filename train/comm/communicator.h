@@ -50,8 +50,11 @@ class HandOvers {
   virtual Status send(uint32_t to, std::vector<std::byte> bytes) = 0;
   // The next that rank `from` hands over; its size is known on both sides. Waits as a collective does.
   virtual Status receive(uint32_t from, std::span<std::byte> into) = 0;
-  // Returns when all that was handed over has left, so that nothing piles up.
+  // Returns when all that was handed over has left, so that nothing piles up. That is when it was received.
   virtual Status flush() = 0;
+  // Only what was handed over before the last call of either: who calls this once a step need not wait for
+  // receivers that are still in the step.
+  virtual Status flush_older() = 0;
 };
 
 // Hand-overs apart from the view's own, for one thread, which may be another than the view's.

@@ -33,6 +33,7 @@ class GlooCommunicator final : public ViewCommunicator {
     return own_.receive(from, into);
   }
   Status flush() override { return own_.flush(); }
+  Status flush_older() override { return own_.flush_older(); }
   void abort() override { end_->abort(); }
 
  private:

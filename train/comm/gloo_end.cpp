@@ -147,12 +147,13 @@ Status GlooHandOvers::receive(uint32_t from, std::span<std::byte> into) {
   });
 }
 
-Status GlooHandOvers::flush() {
-  while (!handed_over_.empty()) {
+Status GlooHandOvers::flush_oldest(size_t count) {
+  for (; count > 0; --count) {
     GlooBuffers buffers{.send = handed_over_.front().buffer.get()};
     RETURN_IF_ERROR(guarded(buffers, [&] { return end_->wait_all(buffers, 1, 0); }));
     handed_over_.pop_front();
   }
+  older_ = handed_over_.size();
   return {};
 }
 

@@ -76,7 +76,8 @@ class GlooHandOvers final : public HandOverLine {
 
   Status send(uint32_t to, std::vector<std::byte> bytes) override;
   Status receive(uint32_t from, std::span<std::byte> into) override;
-  Status flush() override;
+  Status flush() override { return flush_oldest(handed_over_.size()); }
+  Status flush_older() override { return flush_oldest(older_); }
   void abort() override EXCLUDES(mutex_);
 
  private:
@@ -86,12 +87,14 @@ class GlooHandOvers final : public HandOverLine {
   };
   template <class Body>
   Status guarded(GlooBuffers& buffers, const Body& body) EXCLUDES(mutex_);
+  Status flush_oldest(size_t count);
 
   const std::shared_ptr<GlooEnd> end_;
   const uint64_t slots_;
   const int64_t timeout_ms_;
   std::vector<uint64_t> sent_to_, received_from_;  // so far, by rank
   std::deque<HandedOver> handed_over_;             // that may not have left yet
+  size_t older_ = 0;                               // of them, from before the last flush
   Mutex mutex_;  // never held when the end's is taken by another way than through give_up
   bool aborted_ GUARDED_BY(mutex_) = false;
   GlooBuffers* active_ GUARDED_BY(mutex_) = nullptr;

@@ -23,6 +23,8 @@ class PayloadHandOver {
   virtual Result<const std::byte*> receive(uint32_t from, size_t bytes) = 0;
   // Returns when all that was handed over has left.
   virtual Status flush() = 0;
+  // Only what was handed over before the last call of either.
+  virtual Status flush_older() = 0;
 };
 
 // For backends that compute in host memory.
@@ -38,6 +40,7 @@ class HostHandOver final : public PayloadHandOver {
     return received_.data();
   }
   Status flush() override { return view_.flush(); }
+  Status flush_older() override { return view_.flush_older(); }
 
  private:
   HandOvers& view_;

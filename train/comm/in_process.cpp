@@ -228,6 +228,7 @@ class InProcessLine final : public HandOverLine {
     const MutexLock lock(everybody_->mutex);
     return check_ended();
   }
+  Status flush_older() override { return flush(); }
   void abort() override {
     const MutexLock lock(everybody_->mutex);
     aborted_ = true;
@@ -289,6 +290,7 @@ class InProcessCommunicator final : public ViewCommunicator {
     return own_.receive(from, into);
   }
   Status flush() override { return own_.flush(); }
+  Status flush_older() override { return own_.flush_older(); }
 
  private:
   const std::shared_ptr<Everybody> everybody_;

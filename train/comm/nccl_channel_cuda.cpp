@@ -104,15 +104,26 @@ Status NcclSender::send(uint32_t to, const std::byte* from, size_t bytes) {
   {
     const MutexLock lock(mutex_);
     waiting_.push_back(std::move(parcel));
+    ++taken_;
   }
   changed_.notify_all();
   return cuda_.check();
 }
 
 Status NcclSender::flush() {
-  const auto deadline = std::chrono::steady_clock::now() + std::chrono::milliseconds(flush_ms_);
   const MutexLock lock(mutex_);
-  while (!failure_ && !waiting_.empty()) {
+  return wait_for(taken_);
+}
+
+Status NcclSender::flush_older() {
+  const MutexLock lock(mutex_);
+  return wait_for(older_);
+}
+
+// Until the first so many have left.
+Status NcclSender::wait_for(uint64_t sent) {
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::milliseconds(flush_ms_);
+  while (!failure_ && taken_ - waiting_.size() < sent) {
     if (std::chrono::steady_clock::now() >= deadline)
       return fail(ErrorCode::kCommTimeout,
                   fmt::format("member {} did not take what was handed over within {} ms",
@@ -120,6 +131,7 @@ Status NcclSender::flush() {
     changed_.wait_until(mutex_, deadline);
   }
   if (failure_) return fail(*failure_);
+  older_ = taken_;
   return {};
 }
 

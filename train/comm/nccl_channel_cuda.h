@@ -50,6 +50,7 @@ class NcclSender {
   Status connect(const ncclUniqueId& id);
   Status send(uint32_t to, const std::byte* from, size_t bytes) EXCLUDES(mutex_);
   Status flush() EXCLUDES(mutex_);
+  Status flush_older() EXCLUDES(mutex_);
   Status verdict() { return link_.verdict(); }
   void abandon();
   Status idle() { return link_.idle(); }
@@ -62,6 +63,7 @@ class NcclSender {
     StreamEvent made, sent;
   };
   void carry() EXCLUDES(mutex_);
+  Status wait_for(uint64_t sent) REQUIRES(mutex_);
   Status hand_on(Parcel& parcel);
 
   kernels::Cuda& cuda_;
@@ -72,6 +74,8 @@ class NcclSender {
   Mutex mutex_;
   CondVar changed_;
   std::deque<Parcel> waiting_ GUARDED_BY(mutex_);  // the first may be on its way
+  uint64_t taken_ GUARDED_BY(mutex_) = 0;          // to be sent, so far
+  uint64_t older_ GUARDED_BY(mutex_) = 0;          // of these, before the last flush
   std::vector<Parcel> free_ GUARDED_BY(mutex_);    // their bytes may still be leaving
   std::optional<Error> failure_ GUARDED_BY(mutex_);
   bool ending_ GUARDED_BY(mutex_) = false;

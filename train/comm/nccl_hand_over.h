@@ -30,6 +30,7 @@ class NcclHandOver final : public PayloadHandOver {
   Status send(uint32_t to, const std::byte* from, size_t bytes) override;
   Result<const std::byte*> receive(uint32_t from, size_t bytes) override;
   Status flush() override;
+  Status flush_older() override;
   // Leaves the others: what waits for them is given up, and ends soon after.
   void abandon();
 

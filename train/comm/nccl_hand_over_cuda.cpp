@@ -160,6 +160,11 @@ Status NcclHandOver::flush() {
     if (sender) RETURN_IF_ERROR(sender->flush());
   return {};
 }
+Status NcclHandOver::flush_older() {
+  for (auto& sender : impl_->senders)
+    if (sender) RETURN_IF_ERROR(sender->flush_older());
+  return {};
+}
 void NcclHandOver::abandon() { impl_->abandon(); }
 
 Result<HandOverConnection> connect_stages(kernels::Cuda& cuda, Teardowns& aborts,

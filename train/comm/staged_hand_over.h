@@ -33,6 +33,7 @@ class StagedHandOver final : public PayloadHandOver {
     return at_device_.data();
   }
   Status flush() override { return view_->flush(); }
+  Status flush_older() override { return view_->flush_older(); }
 
  private:
   kernels::Cuda& cuda_;

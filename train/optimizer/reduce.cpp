@@ -2,7 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
+#include <iterator>
 
 #include "train/kernels/backends.h"
 
@@ -165,8 +167,8 @@ Result<double> Reducer<B>::exact_norm(Communicator& comm) const {
 }
 
 template <class B>
-Result<double> Reducer<B>::global_norm(Communicator& comm, const ParameterLayout& layout,
-                                       std::span<const uint32_t> owners) {
+Result<double> Reducer<B>::norm(Communicator& comm, const ParameterLayout& layout,
+                                std::span<const uint32_t> owners) {
   if (reproducible_) {
     RETURN_IF_ERROR(device_.finish());
     return exact_norm(comm);
@@ -180,9 +182,12 @@ Result<double> Reducer<B>::global_norm(Communicator& comm, const ParameterLayout
   download(device_, shard_squares_.data(), values_.size(), host_squares_.data());
   RETURN_IF_ERROR(device_.finish());
 
+  std::vector<uint32_t> ranks;
+  std::copy_if(owners.begin(), owners.end(), std::back_inserter(ranks),
+               [](uint32_t rank) { return rank != kNoLane; });
   std::vector<size_t> sizes(comm.size());
-  for (const uint32_t rank : owners) sizes[rank] += sizeof(double);
-  std::vector<double> all(owners.size());
+  for (const uint32_t rank : ranks) sizes[rank] += sizeof(double);
+  std::vector<double> all(ranks.size());
   RETURN_IF_ERROR(comm.all_gather(std::as_bytes(host_squares_.span()),
                                   std::as_writable_bytes(std::span(all)), sizes));
   // By owner, then by shard: back into shard order.
@@ -190,7 +195,7 @@ Result<double> Reducer<B>::global_norm(Communicator& comm, const ParameterLayout
   for (uint32_t rank = 1; rank < comm.size(); ++rank)
     next[rank] = next[rank - 1] + sizes[rank - 1] / sizeof(double);
   double total = 0;
-  for (const uint32_t rank : owners) total += all[next[rank]++];
+  for (const uint32_t rank : ranks) total += all[next[rank]++];
   return std::sqrt(total);
 }
 

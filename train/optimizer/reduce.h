@@ -1,5 +1,5 @@
 // Reduce: each gradient slice goes to the owner of its shard, who sums the lanes' contributions in lane
-// order (section 5.3 of DESIGN.md). And the global norm of what came out.
+// order (section 5.3 of DESIGN.md). And the norm of what came out.
 #pragma once
 
 #include <cstdint>
@@ -31,11 +31,12 @@ class Reducer {
   // kGradientOverflow.
   Status reduce(PayloadExchange& payload, const StageMap& map, const Gradients<B>& gradients);
 
-  // L2 norm over all parameters of all stages, the same on every rank of `comm`, which are the owners of
-  // all shards; waits for the device. owners: by flat shard, the rank. Default mode: squares are summed by
-  // shard, then in shard order. Reproducible mode: in 128-bit integers, so that owners and P do not matter.
-  Result<double> global_norm(Communicator& comm, const ParameterLayout& layout,
-                             std::span<const uint32_t> owners);
+  // L2 norm over the shards that the ranks of `comm` own, all stages' or one's; the same on every rank.
+  // Waits for the device. owners: by flat shard, the rank, kNoLane where it is not among them. Default
+  // mode: squares are summed by shard, then in shard order. Reproducible mode: in 128-bit integers, so
+  // that owners and P do not matter.
+  Result<double> norm(Communicator& comm, const ParameterLayout& layout,
+                      std::span<const uint32_t> owners);
 
   // Of one owned shard; lives as long as neither this nor the gradients are used for another step.
   const float* values(uint32_t shard) const { return values_.at(shard); }

@@ -1,5 +1,6 @@
 #include "train/schedule/draft.h"
 
+#include <algorithm>
 #include <functional>
 #include <queue>
 #include <tuple>
@@ -55,12 +56,11 @@ class Drafter {
 
   void deliver(const DraftRound& round, uint32_t from, uint32_t to, double end) {
     const double time = end + problem_.stages[from].costs.send;
-    for (uint32_t j = round.first; j < round.first + round.count; ++j)
-      if (to > from)
-        stages_[to].arrive_forward(j, time);
-      else
-        stages_[to].arrive_gradient(j, time);
-    wake_.push({time, to});
+    if (to > from)
+      stages_[to].arrive_forward(round.first, round.count, time);
+    else
+      stages_[to].arrive_gradient(round.first, round.count, time);
+    if (stages_[to].free_at(time)) wake_.push({time, to});  // else it wakes when it is free
   }
 
   // Results come in order, so a round waits for the one that made its last micro-batch.
@@ -76,7 +76,7 @@ class Drafter {
       const uint32_t newest = round.first + round.count - 1;
       const bool forward = round.work == Work::kForward;
       auto& own = forward ? forward_node_[s] : gradient_node_[s];
-      for (uint32_t j = round.first; j <= newest; ++j) own[j] = number;
+      std::fill_n(own.begin() + round.first, round.count, number);
       if (forward && s > 0)
         graph.inputs.push_back({forward_node_[s - 1][newest], problem_.stages[s - 1].costs.send});
       if (!forward && s + 1 < stages_.size())

@@ -34,33 +34,47 @@ bool DraftStage::done() const {
   return gradient_ == total_ && (coupled_ || (!weights_pending() && experts_.empty()));
 }
 
-DraftStage::Window DraftStage::arrived(uint32_t next, const std::vector<double>& at,
-                                       double time) const {
+// They come in order. A round that is not full need not be counted where only a full one is of use.
+DraftStage::Window DraftStage::arrived(uint32_t next, const std::vector<double>& at, double time,
+                                       bool only_full) const {
   Window window;
   window.full = std::min(lanes_, total_ - next);
-  while (window.count < window.full && at[next + window.count] <= time) ++window.count;
+  const auto begin = at.begin() + next, end = begin + window.full;
+  if (window.full == 0 || *(end - 1) <= time)
+    window.count = window.full;
+  else if (!only_full)
+    window.count = static_cast<uint32_t>(std::upper_bound(begin, end, time) - begin);
   return window;
+}
+
+bool DraftStage::through(uint32_t micro_batch) const {
+  if (coupled_) return micro_batch < gradient_;
+  return weight_[micro_batch % lanes_] > micro_batch &&
+         (costs_.weight.expert == 0 || experts_done_ > micro_batch);
+}
+
+// All micro-batches before it are through.
+uint32_t DraftStage::through_all_lanes() const {
+  if (coupled_) return gradient_;
+  return costs_.weight.expert == 0 ? least_weight_ : std::min(least_weight_, experts_done_);
 }
 
 // The lane of a micro-batch holds those `lanes_` apart: the one that would be too many must be
 // through.
-bool DraftStage::has_room(uint32_t micro_batch) const {
+DraftStage::Window DraftStage::forward_window(double time, bool only_full) const {
+  Window window = arrived(forward_, forward_at_, time, only_full);
   const uint64_t reach = uint64_t{limit_} * lanes_;
-  if (micro_batch < reach) return true;
-  const uint32_t before = micro_batch - static_cast<uint32_t>(reach);
-  if (coupled_) return before < gradient_;
-  return weight_[before % lanes_] > before && (costs_.weight.expert == 0 || experts_done_ > before);
-}
-
-DraftStage::Window DraftStage::forward_window(double time) const {
-  Window window = arrived(forward_, forward_at_, time);
-  for (uint32_t i = 0; i < window.count; ++i)  // lanes do W at different times
-    if (!has_room(forward_ + i)) window.count = i;
+  if (forward_ + window.count <= reach) return window;
+  // Of those before, micro-batches through_all_lanes() and later may not be through: lanes do W at
+  // different times.
+  const uint64_t sure = reach + through_all_lanes();
+  for (auto i = static_cast<uint32_t>(sure > forward_ ? sure - forward_ : 0); i < window.count; ++i)
+    if (!through(forward_ + i - static_cast<uint32_t>(reach))) window.count = i;
   return window;
 }
 
-DraftStage::Window DraftStage::gradient_window(double time) const {
-  Window window = arrived(gradient_, gradient_at_, time);
+DraftStage::Window DraftStage::gradient_window(double time, bool only_full) const {
+  Window window = arrived(gradient_, gradient_at_, time, only_full);
   window.count = std::min(window.count, forward_ - gradient_);
   return window;
 }
@@ -72,30 +86,31 @@ bool DraftStage::ready(const Window& window, const WorkCost& cost, double spare,
 }
 
 bool DraftStage::weights_pending() const {
-  if (coupled_) return false;
-  return std::any_of(weight_.begin(), weight_.end(),
-                     [this](uint32_t next) { return next < gradient_; });
+  return !coupled_ && least_weight_ < gradient_;
 }
 
 // Known now to be full before `time`.
 bool DraftStage::gradients_full_by(double time) const {
-  const Window window = gradient_window(time - kTiny);
+  const Window window = gradient_window(time - kTiny, true);
   return window.count > 0 && window.count == window.full;
 }
 bool DraftStage::forwards_full_by(double time) const {
-  const Window window = forward_window(time - kTiny);
+  const Window window = forward_window(time - kTiny, true);
   return window.count > 0 && window.count == window.full;
 }
 
 std::optional<Work> DraftStage::choose(double time, bool force) const {
   const Work backward = coupled_ ? Work::kBackward : Work::kInputGradient;
   const bool weights = weights_pending() || !experts_.empty();
-  if (weights &&
-      *std::min_element(weight_.begin(), weight_.end()) + uint64_t{style_.backlog} * lanes_ <
-          gradient_)
+  if (weights && least_weight_ + uint64_t{style_.backlog} * lanes_ < gradient_)
     return Work::kWeightGradient;
-  const bool gradient = ready(gradient_window(time), backward_, spare_gradient_, force);
-  bool forward = ready(forward_window(time), costs_.forward, spare_forward_, force);
+  const auto only_full = [&](const WorkCost& cost, double spare) {
+    return !force && spare < cost.dense / lanes_;
+  };
+  const bool gradient = ready(gradient_window(time, only_full(backward_, spare_gradient_)),
+                              backward_, spare_gradient_, force);
+  bool forward = ready(forward_window(time, only_full(costs_.forward, spare_forward_)),
+                       costs_.forward, spare_forward_, force);
   if (!force && forward && !gradient && style_.forwards_wait &&
       gradients_full_by(time + costs_.forward.total()))
     forward = false;
@@ -124,14 +139,16 @@ void DraftStage::take_weights(DraftRound& round, Draft& draft) {
   const uint32_t pending = forward || round.work == Work::kWeightGradient
                                ? gradient_
                                : gradient_ - round.count;  // not those whose I is this round
+  const uint32_t first = round.first % lanes_;  // the lane of round.first
   round.weights_begin = static_cast<uint32_t>(draft.numbers.size());
-  for (uint32_t lane = 0; lane < lanes_; ++lane) {
+  for (uint32_t lane = 0; lane < lanes_ && least_weight_ < pending; ++lane) {
     if (weight_[lane] >= pending) continue;
-    const uint32_t place = (lane + lanes_ - round.first % lanes_) % lanes_;
+    const uint32_t place = lane >= first ? lane - first : lane + lanes_ - first;
     if (place < round.count) continue;
     draft.numbers.push_back(weight_[lane]);
     weight_[lane] += lanes_;
   }
+  least_weight_ = *std::min_element(weight_.begin(), weight_.end());
   round.weights_end = static_cast<uint32_t>(draft.numbers.size());
 }
 
@@ -141,7 +158,7 @@ double DraftStage::take_experts(DraftRound& round, Draft& draft) {
   round.experts_begin = static_cast<uint32_t>(draft.numbers.size());
   while (!experts_.empty()) {
     const Experts& next = experts_.front();
-    for (uint32_t j = next.first; j < next.end; ++j)
+    for (uint32_t j = std::max(next.first, least_weight_); j < next.end; ++j)
       if (weight_[j % lanes_] <= j) {
         round.experts_end = static_cast<uint32_t>(draft.numbers.size());
         return cost;
@@ -166,7 +183,7 @@ std::pair<DraftRound, double> DraftStage::begin(Work work, double time, Draft& d
     duration += take_experts(round, draft);
   } else {
     const bool forward = work == Work::kForward;
-    take_window(round, forward ? forward_window(time) : gradient_window(time));
+    take_window(round, forward ? forward_window(time, false) : gradient_window(time, false));
     CHECK(round.count > 0);
     const WorkCost& cost = forward ? costs_.forward : backward_;
     duration = cost.dense + cost.expert * round.count / lanes_;
@@ -182,7 +199,7 @@ std::pair<DraftRound, double> DraftStage::begin(Work work, double time, Draft& d
   free_ = time + duration;
   // The last stage begins backward with what it has just computed.
   if (last_ && work == Work::kForward)
-    for (uint32_t j = round.first; j < round.first + round.count; ++j) gradient_at_[j] = free_;
+    std::fill_n(gradient_at_.begin() + round.first, round.count, free_);
   return {round, duration};
 }
 

@@ -1,6 +1,7 @@
 // One stage of a draft: what it has done, what has arrived, and what it could do next.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <deque>
 #include <limits>
@@ -17,8 +18,13 @@ class DraftStage {
   DraftStage(const StageProblem& problem, uint32_t total, const Style& style, uint32_t stage,
              bool last);
 
-  void arrive_forward(uint32_t micro_batch, double time) { forward_at_[micro_batch] = time; }
-  void arrive_gradient(uint32_t micro_batch, double time) { gradient_at_[micro_batch] = time; }
+  // They come in order: what comes later is numbered higher.
+  void arrive_forward(uint32_t first, uint32_t count, double time) {
+    std::fill_n(forward_at_.begin() + first, count, time);
+  }
+  void arrive_gradient(uint32_t first, uint32_t count, double time) {
+    std::fill_n(gradient_at_.begin() + first, count, time);
+  }
 
   bool done() const;
   bool free_at(double time) const { return free_ <= time; }
@@ -33,10 +39,11 @@ class DraftStage {
     uint32_t full = 0;
   };
   // Micro-batches `next`, ... that have arrived by `time`.
-  Window arrived(uint32_t next, const std::vector<double>& at, double time) const;
-  Window forward_window(double time) const;
-  Window gradient_window(double time) const;
-  bool has_room(uint32_t micro_batch) const;
+  Window arrived(uint32_t next, const std::vector<double>& at, double time, bool only_full) const;
+  Window forward_window(double time, bool only_full) const;
+  Window gradient_window(double time, bool only_full) const;
+  bool through(uint32_t micro_batch) const;
+  uint32_t through_all_lanes() const;
   bool ready(const Window& window, const WorkCost& cost, double spare, bool force) const;
   bool weights_pending() const;
   bool gradients_full_by(double time) const;
@@ -61,6 +68,7 @@ class DraftStage {
   uint32_t forward_ = 0;  // micro-batches before this one are through
   uint32_t gradient_ = 0;
   std::vector<uint32_t> weight_;  // by lane: its next micro-batch to do dense W of
+  uint32_t least_weight_ = 0;     // of these
   // I rounds whose expert W is to be done: number, end of its micro-batches.
   struct Experts {
     uint32_t number;

@@ -101,11 +101,15 @@ Problem problem_of_job(const conf::JobConfig& job, LanesByStage lanes_by_stage) 
   return problem;
 }
 
+Policy policy_of_job(const conf::JobConfig& job) {
+  return job.staggered() ? Policy::kStaggered : Policy::kSplit;
+}
+
 Result<Plan> plan_of_job(const conf::JobConfig& job, LanesByStage lanes_by_stage) {
   RETURN_IF_ERROR(check_stages(job, lanes_by_stage));
   const Problem problem = problem_of_job(job, std::move(lanes_by_stage));
   if (job.stages > 1) {
-    ASSIGN_OR_RETURN(Planned planned, plan_step(problem, Policy::kSplit, kMostTries));
+    ASSIGN_OR_RETURN(Planned planned, plan_step(problem, policy_of_job(job), kMostTries));
     return std::move(planned.plan);
   }
   // Not by plan_step: pipelines that live keep their own micro-batches, and a job of one stage may have

@@ -31,8 +31,11 @@ using LanesByStage = std::vector<std::vector<uint32_t>>;
 // stage sends and its update are not counted.
 Problem problem_of_job(const conf::JobConfig& job, LanesByStage lanes_by_stage);
 
-// The step's global gradient norm is a barrier between stages, so I and W are split and the plan is made
-// for the shortest step. For one stage the rounds of plan_rounds (rounds.h), each F followed by its B.
+// Of a job of several stages: staggered, for the shortest period, where each stage updates by itself; else
+// the gradient norm is a barrier between stages, and plans are split, for the shortest step.
+Policy policy_of_job(const conf::JobConfig& job);
+
+// By the job's policy. For one stage the rounds of plan_rounds (rounds.h), each F followed by its B.
 // kPlanImpossible: a stage without a lane, lanes that are none of the job's.
 Result<Plan> plan_of_job(const conf::JobConfig& job, LanesByStage lanes_by_stage);
 

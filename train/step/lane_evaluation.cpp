@@ -17,8 +17,8 @@ template <class B>
 Status LaneTrainer<B>::make_up_evaluation(const Wires& wires) {
   const Version base = store_.current().version;
   if (base.value != job_.steps || !evaluation_is_due(base)) return {};
-  ASSIGN_OR_RETURN(const double loss, evaluate(wires));
-  if (!unevaluated_) return {};
+  ASSIGN_OR_RETURN(const std::optional<double> loss, evaluate(wires));
+  if (!unevaluated_ || !loss) return {};
   finished_ = std::exchange(unevaluated_, {});
   finished_->epoch = epoch_;
   finished_->lane = member_;
@@ -60,9 +60,10 @@ Result<std::optional<double>> LaneTrainer<B>::evaluate_one(const Wires& wires, u
   return std::optional<double>();
 }
 
-// Mean cross entropy over the held-out micro-batches, summed in their order on every lane.
+// Mean cross entropy over the held-out micro-batches, summed in their order on every lane; where stages do
+// not wait for each other, on those of the last.
 template <class B>
-Result<double> LaneTrainer<B>::evaluate(const Wires& wires) {
+Result<std::optional<double>> LaneTrainer<B>::evaluate(const Wires& wires) {
   const uint32_t count = job_.evaluate_micro_batches;
   std::vector<double> mine;
   for (uint32_t first = 0; first < count; first += map_.lanes) {
@@ -70,17 +71,19 @@ Result<double> LaneTrainer<B>::evaluate(const Wires& wires) {
     ASSIGN_OR_RETURN(const auto loss, evaluate_one(wires, first + map_.lane));
     if (loss) mine.push_back(*loss);
   }
-  RETURN_IF_ERROR(wires.hand_over.flush());
   const uint32_t last = members_.stages() - 1, lanes = members_.lanes(last);
-  std::vector<size_t> sizes(members_.count());
+  if (job_.staggered() && stage_ != last) return std::nullopt;  // the next step waits till these have left
+  if (!job_.staggered()) RETURN_IF_ERROR(wires.hand_over.flush());
+  const uint32_t first_lane = job_.staggered() ? 0 : members_.first[last];  // of the last stage
+  std::vector<size_t> sizes(wires.step.size());
   for (uint32_t index = 0; index < count; ++index)
-    sizes[members_.member(last, index % lanes)] += sizeof(double);
+    sizes[first_lane + index % lanes] += sizeof(double);
   std::vector<double> all(count);
-  RETURN_IF_ERROR(wires.all.all_gather(std::as_bytes(std::span(mine)),
-                                       std::as_writable_bytes(std::span(all)), sizes));
+  RETURN_IF_ERROR(wires.step.all_gather(std::as_bytes(std::span(mine)),
+                                        std::as_writable_bytes(std::span(all)), sizes));
   std::vector<size_t> next(lanes);
   for (uint32_t lane = 1; lane < lanes; ++lane)
-    next[lane] = next[lane - 1] + sizes[members_.member(last, lane - 1)] / sizeof(double);
+    next[lane] = next[lane - 1] + sizes[first_lane + lane - 1] / sizeof(double);
   double sum = 0;
   for (uint32_t index = 0; index < count; ++index) sum += all[next[index % lanes]++];
   return sum / count;
@@ -91,7 +94,8 @@ Result<double> LaneTrainer<B>::evaluate(const Wires& wires) {
       const LaneTrainer<B>::Wires&, uint32_t);                                      \
   template bool LaneTrainer<B>::evaluation_is_due(Version) const;                   \
   template Status LaneTrainer<B>::make_up_evaluation(const LaneTrainer<B>::Wires&); \
-  template Result<double> LaneTrainer<B>::evaluate(const LaneTrainer<B>::Wires&);
+  template Result<std::optional<double>> LaneTrainer<B>::evaluate(                       \
+      const LaneTrainer<B>::Wires&);
 INSTANTIATE(CpuBackend<float>)
 HOLDFAST_FOR_EACH_ACCELERATOR(INSTANTIATE)
 #undef INSTANTIATE

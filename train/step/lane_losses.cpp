@@ -1,6 +1,7 @@
 // What a step reports of its micro-batches: LaneTrainer's part that brings them together.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <numeric>
@@ -27,7 +28,7 @@ void append_row(const MicroBatchLoss& loss, std::vector<uint64_t>& words) {
   words.insert(words.end(), loss.popularity.begin(), loss.popularity.end());
 }
 
-// Takes the rows of one micro-batch from its stages in their order, and so the layers in theirs.
+// Takes the rows of one micro-batch from stages in their order, and so the layers in theirs.
 void add_row(const uint64_t* row, const StageLayers& stage, const conf::ModelConfig& model,
              MicroBatchLoss& loss) {
   const auto number = [&] { return std::bit_cast<double>(*row++); };
@@ -37,26 +38,27 @@ void add_row(const uint64_t* row, const StageLayers& stage, const conf::ModelCon
     loss.load_balance += number();
     loss.z_loss += number();
   }
-  loss.popularity.insert(loss.popularity.end(), row, row + size_t{stage.layers} * model.experts);
+  std::copy_n(row, size_t{stage.layers} * model.experts,
+              loss.popularity.begin() + size_t{stage.first_layer} * model.experts);
 }
 
 }  // namespace
 
-// Losses are summed in the order of micro-batches, whoever ran them.
+// Losses are summed in the order of micro-batches, whoever ran them; of the stages that update together.
 template <class B>
-Status LaneTrainer<B>::gather_losses(Communicator& all, StepDone& done) {
+Status LaneTrainer<B>::gather_losses(Communicator& step, StepDone& done) {
   std::vector<uint64_t> mine;
   for (const MicroBatchIndex j : micro_batches_of(plan_, stage_, map_.lane)) {
     append_row(losses_.at(j.value), mine);
     done.micro_batches.push_back(j.value);
   }
   std::vector<size_t> sizes;
-  std::vector<std::vector<size_t>> places;  // [stage][micro-batch]: where its row begins, in words
+  std::vector<std::vector<size_t>> places(end_stage());  // [stage][micro-batch]: row's first word
   size_t words = 0;
   const uint32_t count = job_.pipelines * job_.micro_batches;
-  for (uint32_t s = 0; s < members_.stages(); ++s) {
+  for (uint32_t s = first_stage(); s < end_stage(); ++s) {
     const size_t row = row_words(stages_[s], job_.model);
-    places.emplace_back(count);
+    places[s].resize(count);
     for (uint32_t lane = 0; lane < members_.lanes(s); ++lane) {
       const size_t begin = words;
       for (const MicroBatchIndex j : micro_batches_of(plan_, s, lane)) {
@@ -67,8 +69,8 @@ Status LaneTrainer<B>::gather_losses(Communicator& all, StepDone& done) {
     }
   }
   std::vector<uint64_t> rows(words);
-  RETURN_IF_ERROR(all.all_gather(std::as_bytes(std::span(mine)),
-                                 std::as_writable_bytes(std::span(rows)), sizes));
+  RETURN_IF_ERROR(step.all_gather(std::as_bytes(std::span(mine)),
+                                  std::as_writable_bytes(std::span(rows)), sizes));
 
   MicroBatchLoss sum;
   const size_t cells = size_t{job_.model.layers} * job_.model.experts;
@@ -76,7 +78,8 @@ Status LaneTrainer<B>::gather_losses(Communicator& all, StepDone& done) {
   if (capacity_) done.dropped.assign(cells, 0);
   for (uint32_t j = 0; j < count; ++j) {
     MicroBatchLoss one;
-    for (uint32_t s = 0; s < members_.stages(); ++s)
+    one.popularity.assign(cells, 0);
+    for (uint32_t s = first_stage(); s < end_stage(); ++s)
       add_row(rows.data() + places[s][j], stages_[s], job_.model, one);
     sum.cross_entropy += one.cross_entropy;
     sum.load_balance += one.load_balance;

@@ -91,6 +91,14 @@ ModelContext LaneTrainer<B>::context(const Wires& wires) const {
           !B::kHostMemory && job_.stages == 1};  // rooms cannot be put together anew for an I round
 }
 
+// Where stages clip by their own norm, nothing after the rounds talks to another stage, and yet no lane gets
+// more than one version ahead of another. Whoever ends the rounds of step k has F of its micro-batches from
+// the stages before and I from those after; a round is of all lanes of its stage, which tell each other how
+// many rows they send; so every lane of every stage has begun step k, with version k made. Hence, while the
+// lane that is furthest behind holds version k at the newest, nobody holds more than k + 1; who holds k + 1
+// still has k in the other buffer, since the update that overwrites it comes after the rounds of step
+// k + 1, which nobody can end before all have made k + 1. Both buffers together always hold the version that
+// all have.
 template <class B>
 Result<StepDone> LaneTrainer<B>::run_step(ViewCommunicator& comm, Step step) {
   CHECK(materialized_ && store_.current().version == Version(step.value));
@@ -102,7 +110,8 @@ Result<StepDone> LaneTrainer<B>::take_step(ViewCommunicator& view, Step step) tr
   const auto begun = std::chrono::steady_clock::now();
   CountingCommunicator all(view), stage(*stage_group_);
   PayloadExchange& payload = payload_.over(stage);
-  const Wires wires{all, stage, payload, payload_.hand_over(view)};
+  Communicator& together = job_.staggered() ? static_cast<Communicator&>(stage) : all;
+  const Wires wires{all, stage, together, payload, payload_.hand_over(view)};
   uint64_t handed_over = 0;
   const uint64_t sent_before = payload.sent_bytes();
   const auto sent = [&] {
@@ -112,13 +121,15 @@ Result<StepDone> LaneTrainer<B>::take_step(ViewCommunicator& view, Step step) tr
   done.epoch = epoch_;
   done.step = step;
   done.lane = member_;
+  if (job_.staggered()) done.of_stage = StageShare{stage_, job_.stages};
 
   ASSIGN_OR_RETURN(handed_over, run_rounds(wires, step));
   fault_point("train.reduce");
   RETURN_IF_ERROR(reducer_.reduce(payload, map_, gradients_));
-  RETURN_IF_ERROR(gather_losses(all, done));
+  RETURN_IF_ERROR(gather_losses(wires.step, done));
   // Every lane has sent its part of the norm only after its own reduce: all sums are whole.
-  ASSIGN_OR_RETURN(done.gradient_norm, reducer_.global_norm(all, layout_, owners_));
+  ASSIGN_OR_RETURN(done.gradient_norm,
+                   reducer_.norm(wires.step, layout_, job_.staggered() ? map_.owner_lane : owners_));
   RETURN_IF_ERROR(update(done));
 
   // The version exists now; what fails below does not take it back.
@@ -157,7 +168,7 @@ Result<uint64_t> LaneTrainer<B>::run_rounds(const Wires& wires, Step step) {
     if (round.work == Work::kForward) fault_point("train.forward");
     RETURN_IF_ERROR(runner.run(round));
   }
-  RETURN_IF_ERROR(runner.finish());
+  RETURN_IF_ERROR(runner.finish(job_.staggered()));
   losses_ = runner.losses();
   gradients_.close();
   return runner.sent_bytes();

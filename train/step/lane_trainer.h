@@ -67,6 +67,7 @@ class LaneTrainer final : public Trainer {
   struct Wires {
     Communicator& all;           // all members
     Communicator& stage;         // the stage group
+    Communicator& step;          // those that update together: all, or the stage group
     PayloadExchange& payload;    // in it
     PayloadHandOver& hand_over;  // to and from neighbouring stages
   };
@@ -90,13 +91,16 @@ class LaneTrainer final : public Trainer {
   Status compare_data(Communicator& comm) const;
   Status make_weights(PayloadExchange& payload);
   Result<uint64_t> run_rounds(const Wires& wires, Step step);
-  Status gather_losses(Communicator& all, StepDone& done);
+  Status gather_losses(Communicator& step, StepDone& done);
   Status update(StepDone& done);
-  Result<double> evaluate(const Wires& wires);
+  Result<std::optional<double>> evaluate(const Wires& wires);
   Result<std::optional<double>> evaluate_one(const Wires& wires, uint32_t index);
   Status make_up_evaluation(const Wires& wires);
   bool evaluation_is_due(Version version) const;
   ModelContext context(const Wires& wires) const;
+  // The stages that this lane's updates.
+  uint32_t first_stage() const { return job_.staggered() ? stage_ : 0; }
+  uint32_t end_stage() const { return job_.staggered() ? stage_ + 1 : job_.stages; }
   MicroBatch sizes() const {
     return {job_.micro_batch_sequences, job_.model.context, {}, {}};
   }

@@ -147,7 +147,8 @@ Status LaneTrainer<B>::begin_view(ViewCommunicator& comm) try {
   RETURN_IF_ERROR(payload_.open(comm, *stage_group_, members_.first));
   PayloadExchange& payload = payload_.over(*stage_group_);
   RETURN_IF_ERROR(make_weights(payload));
-  return make_up_evaluation({comm, *stage_group_, payload, payload_.hand_over(comm)});
+  Communicator& together = job_.staggered() ? *stage_group_ : comm;
+  return make_up_evaluation({comm, *stage_group_, together, payload, payload_.hand_over(comm)});
 } catch (const std::bad_alloc& error) {
   return out_of_memory(error);
 }

@@ -36,8 +36,8 @@ Status RoundRunner<B>::run(const LaneRound& round) {
 }
 
 template <class B>
-Status RoundRunner<B>::finish() {
-  RETURN_IF_ERROR(parts_.hand_over.flush());
+Status RoundRunner<B>::finish(bool staggered) {
+  RETURN_IF_ERROR(staggered ? parts_.hand_over.flush_older() : parts_.hand_over.flush());
   while (!retired_.empty()) RETURN_IF_ERROR(free_oldest());
   return {};
 }

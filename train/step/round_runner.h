@@ -39,8 +39,9 @@ class RoundRunner {
   // device's, the data's, kGradientOverflow.
   Status run(const LaneRound& round);
 
-  // After the last round: all that was handed over has left, and nothing is held.
-  Status finish();
+  // After the last round: nothing is held, and what was handed over has left; where `staggered` only what was
+  // handed over before this step, as neighbours may take the rest while this stage goes on.
+  Status finish(bool staggered = false);
 
   // Of the micro-batches whose W is done; of all, after finish().
   const std::map<uint32_t, MicroBatchLoss>& losses() const { return losses_; }

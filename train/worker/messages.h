@@ -17,7 +17,7 @@
 
 namespace holdfast::train {
 
-inline constexpr uint32_t kWorkerLinkVersion = 4;
+inline constexpr uint32_t kWorkerLinkVersion = 5;
 
 // Shards by flat number (ShardId::flat) that are held at one state.
 struct HeldShards {
@@ -97,6 +97,14 @@ struct RestoreFailed {
 };
 BOOST_DESCRIBE_STRUCT(RestoreFailed, (), (epoch, bad, error))
 
+// Which stage's, of how many.
+struct StageShare {
+  uint32_t stage = 0;
+  uint32_t stages = 1;
+  bool operator==(const StageShare&) const = default;
+};
+BOOST_DESCRIBE_STRUCT(StageShare, (), (stage, stages))
+
 // One finished step. Step s made version s + 1. Ledger row and metrics in one.
 struct StepDone {
   Epoch epoch;
@@ -116,11 +124,16 @@ struct StepDone {
   std::vector<uint64_t> dropped;        // the same by [layer][expert]; empty: dropless
   uint64_t bytes_exchanged = 0;         // sent by this lane in this step
   double stall_seconds = 0;             // of `seconds`: the update waited for a capture
+  // With clip_by = "stage": what is said of the step is of this stage alone, as it does not hear the others
+  // (step_parts.h). Losses and choices of other stages' layers are 0 then, and the cross entropy is known at the
+  // last stage only. nullopt: it is of all.
+  std::optional<StageShare> of_stage;
+  bool tells_loss() const { return !of_stage || of_stage->stage + 1 == of_stage->stages; }
 };
 BOOST_DESCRIBE_STRUCT(StepDone, (),
                       (epoch, step, lane, micro_batches, loss, load_balance_loss, z_loss,
                        gradient_norm, learning_rate, tokens, seconds, held_out_loss, popularity,
-                       tokens_dropped, dropped, bytes_exchanged, stall_seconds))
+                       tokens_dropped, dropped, bytes_exchanged, stall_seconds, of_stage))
 
 // The capture that was asked for is published in the arena, or was not possible.
 struct Captured {

@@ -60,6 +60,10 @@ class WatchedCommunicator final : public WatchedCollectives<ViewCommunicator> {
     const Pulse::Waiting waiting(pulse_);
     return comm_->flush();
   }
+  Status flush_older() override {
+    const Pulse::Waiting waiting(pulse_);
+    return comm_->flush_older();
+  }
 };
 
 }  // namespace holdfast::train

@@ -106,6 +106,12 @@ class Scripted : public testing::Test {
     done.lane = *lane(n);
     done.loss = 1;
     done.seconds = seconds;
+    const conf::JobConfig& job = coordinator_->active_job()->config;
+    if (job.staggered()) {
+      const uint32_t stage = coordinator_->view()->members[done.lane].coordinate.stage.value;
+      done.of_stage = {stage, job.stages};
+      done.loss = stage + 1 == job.stages ? 1 + static_cast<double>(step) : 0;
+    }
     feed(WorkerStepDone{node(n), sessions_[n], 0, done});
   }
   void step_done_by_all(uint64_t step, double seconds = 0.01) {

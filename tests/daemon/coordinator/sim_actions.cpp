@@ -44,6 +44,12 @@ Node* SimCluster::find(const NodeId& id) {
   return nullptr;
 }
 
+const Worker& SimCluster::worker_of(const Member& member) const {
+  return std::find_if(nodes_.begin(), nodes_.end(),
+                      [&](const Node& node) { return node.id == member.worker.node; })
+      ->worker;
+}
+
 void SimCluster::tell(Node& node, NodeEvent event) {
   if (!node.daemon || !node.connected) return;  // lost with the connection; NodeUp will tell all
   std::visit([&](auto& e) { e.session = node.session; }, event);
@@ -257,12 +263,11 @@ void SimCluster::worker_steps(Node& node) {
     return;
   }
   w.phase = WorkerPhase::kRunning;
-  const auto done = results_.find({w.epoch, w.step});
-  if (w.entered && done != results_.end()) {
-    finish_step(node, done->second);
+  if (w.entered && reduced_.contains({w.epoch, w.step, stage_of(w)})) {
+    finish_step(node, results_.at({w.epoch, w.step}));
     w.entered = false;
     w.step = w.step.next();
-    return;
+    return check_common_version(w.epoch);
   }
   if (!group_is_whole(w.epoch)) {
     if (options_.take_out.no_abort_word && w.entered) {
@@ -277,21 +282,39 @@ void SimCluster::worker_steps(Node& node) {
     return;
   }
   w.entered = true;
-  // The reduction completes when the last lane has entered it.
-  for (const Member& m : announced_.at(w.epoch).members) {
-    const Worker& other = find(m.worker.node)->worker;
-    if (!other.entered || other.step != w.step || other.epoch != w.epoch) return;
+  if (may_finish(w)) reduce(w);
+}
+
+// A reduction completes when the last lane has entered it. Where stages do not wait for each other that is the
+// last of the stage; but its micro-batches come from the others, which must have begun the step.
+bool SimCluster::may_finish(const Worker& worker) const {
+  for (const Member& m : announced_.at(worker.epoch).members) {
+    const Worker& other = worker_of(m);
+    if (other.epoch != worker.epoch) return false;
+    const bool apart = job_.staggered() && m.coordinate.stage != stage_of(worker);
+    if (apart && (other.step > worker.step || options_.take_out.no_data_flow)) continue;
+    if (!other.entered || other.step != worker.step) return false;
   }
+  return true;
+}
+
+void SimCluster::reduce(const Worker& worker) {
   std::set<Content> before;
-  for (const Member& m : announced_.at(w.epoch).members) {
-    const Worker& other = find(m.worker.node)->worker;
+  for (const Member& m : announced_.at(worker.epoch).members) {
+    const Worker& other = worker_of(m);
     if (other.buffers.empty()) return broke("a lane has no state");
-    for (const auto& [shard, content] : other.buffers.rbegin()->second) before.insert(content);
+    for (const auto& [state, shards] : other.buffers)
+      if (state.version.value == worker.step.value)
+        for (const auto& [shard, content] : shards) before.insert(content);
   }
   if (before.size() != 1) return broke("one-version: a step would mix histories");
-  results_[{w.epoch, w.step}] = next_content_;
-  lineage_[next_content_] = {*before.begin(), w.epoch};
-  ++next_content_;
+  const auto [result, first] = results_.try_emplace({worker.epoch, worker.step}, next_content_);
+  if (first) lineage_[next_content_++] = {*before.begin(), worker.epoch};
+  if (lineage_.at(result->second).first != *before.begin())
+    return broke("one-version: stages have updated different histories");
+  for (const Member& m : announced_.at(worker.epoch).members)
+    if (!job_.staggered() || m.coordinate.stage == stage_of(worker))
+      reduced_.insert({worker.epoch, worker.step, m.coordinate.stage});
 }
 
 // The update: the older buffer is overwritten.
@@ -306,6 +329,7 @@ void SimCluster::finish_step(Node& node, Content content) {
   done.lane = w.lane;
   done.seconds = 0.01;
   done.micro_batches = micro_batches_of(announced_.at(w.epoch), w.lane);
+  if (job_.staggered()) done.of_stage = {stage_of(w).value, job_.stages};
   if (node.daemon) node.unsealed.push_back(done);
   tell(node, WorkerStepDone{node.id, 0, 0, done});
 }

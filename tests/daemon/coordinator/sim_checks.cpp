@@ -15,9 +15,10 @@ using train::WorkerPhase;
 namespace {
 
 double step_time(const conf::JobConfig& job, const train::LanesByStage& lanes) {
-  const auto planned = train::plan_step(train::problem_of_job(job, lanes), train::Policy::kSplit);
+  const train::Policy policy = train::policy_of_job(job);
+  const auto planned = train::plan_step(train::problem_of_job(job, lanes), policy);
   CHECK(planned.has_value());
-  return planned->timing.makespan;
+  return policy == train::Policy::kStaggered ? planned->timing.period : planned->timing.makespan;
 }
 
 }  // namespace
@@ -86,6 +87,31 @@ void SimCluster::check_view_started(Epoch epoch) {
                       contents.size()));
 }
 
+// one-version, as long as a view runs: the newest version that every lane has made is still in a buffer of each,
+// however far apart stages are.
+void SimCluster::check_common_version(Epoch epoch) {
+  std::vector<const Worker*> workers;
+  Version common(UINT64_MAX);
+  for (const Member& m : announced_.at(epoch).members) {
+    const Worker& w = find(m.worker.node)->worker;
+    if (!w.alive || w.epoch != epoch || w.buffers.empty()) return;
+    if (w.owned.empty()) continue;
+    if (w.phase != WorkerPhase::kRunning && w.phase != WorkerPhase::kStopped) return;
+    common = std::min(common, w.buffers.rbegin()->first.version);
+    workers.push_back(&w);
+  }
+  const bool ahead = std::any_of(workers.begin(), workers.end(), [&](const Worker* w) {
+    return w->buffers.rbegin()->first.version > common;
+  });
+  for (const Worker* w : workers) {
+    if (ahead && !reduced_.contains({epoch, Step(common.value), stage_of(*w)})) ++apart_;
+    const auto holds = [&](const auto& held) { return held.first.version == common; };
+    if (std::none_of(w->buffers.begin(), w->buffers.end(), holds))
+      broke(fmt::format("one-version: a lane has overwritten version {}, which another has just made",
+                        common.value));
+  }
+}
+
 // exactly-once, against what really happened: the line of the final state.
 void SimCluster::check_ledger() {
   std::set<Content> final_contents;
@@ -130,10 +156,10 @@ void SimCluster::check_step(Step step, Epoch made) {
 
 // Plans of a view are made again and again here, by every lane; they depend on little.
 std::vector<uint32_t> SimCluster::micro_batches_of(const View& view, uint32_t lane) const {
-  using Key = std::tuple<uint32_t, uint32_t, train::LanesByStage>;
+  using Key = std::tuple<uint32_t, uint32_t, bool, train::LanesByStage>;
   static std::map<Key, train::Plan> plans;
   const auto lanes = lanes_by_stage(view.members, job_.stages);
-  const Key key{job_.pipelines, job_.micro_batches, lanes};
+  const Key key{job_.pipelines, job_.micro_batches, job_.staggered(), lanes};
   auto plan = plans.find(key);
   if (plan == plans.end()) plan = plans.emplace(key, *train::plan_of_job(job_, lanes)).first;
   const uint32_t stage = view.members[lane].coordinate.stage.value;

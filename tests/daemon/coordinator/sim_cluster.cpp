@@ -28,6 +28,7 @@ conf::JobConfig walk_job(const WalkOptions& options) {
   job.model.heads = 2;
   job.model.kv_heads = 1;
   job.model.expert_width = 8;
+  if (options.staggered) job.optimizer.clip_by = "stage";
   job.snapshot.replicas = options.replicas;
   job.snapshot.every = options.every;
   job.data.path = "walk.tokens";

@@ -4,7 +4,9 @@
 #pragma once
 
 #include <random>
+#include <set>
 #include <string>
+#include <tuple>
 
 #include "daemon/coordinator/members.h"
 #include "tests/daemon/coordinator/sim_node.h"
@@ -20,6 +22,7 @@ struct WalkOptions {
   uint32_t steps = 12;
   uint32_t faults = 6;  // at most; then the walk must end with the job done
   uint32_t every = 1;
+  bool staggered = false;  // stages do not wait for each other
   Faults take_out = {};
   uint32_t nodes() const { return pipelines * stages + spares; }
   CoordinatorOptions coordinator = {};
@@ -36,6 +39,7 @@ class SimCluster {
   uint64_t fenced() const { return coordinator_->counters().events_fenced; }
   uint64_t rows() const { return ledger_.size(); }
   uint64_t older_bases() const { return older_bases_; }  // that were chosen though there was a newer
+  uint64_t apart() const { return apart_; }  // lanes that still worked on a step when others had made it
   uint64_t moved() const { return moved_; }  // workers that took a place of another stage
 
  private:
@@ -58,6 +62,7 @@ class SimCluster {
   void check_places(const View& view, const std::vector<Member>& before);
   void check_moves(const View& view, const std::vector<Member>& before);
   void check_view_started(Epoch epoch);
+  void check_common_version(Epoch epoch);
   void check_step(Step step, Epoch made);
   void check_ledger();
   std::vector<uint32_t> micro_batches_of(const View& view, uint32_t lane) const;
@@ -77,6 +82,11 @@ class SimCluster {
   void worker_moves(Node& node);
   void worker_steps(Node& node);
   void finish_step(Node& node, Content content);
+  bool may_finish(const Worker& worker) const;
+  void reduce(const Worker& worker);
+  StageIndex stage_of(const Worker& worker) const {
+    return announced_.at(worker.epoch).members[worker.lane].coordinate.stage;
+  }
   void capture_moves(Node& node);
   void replication_moves(Node& node);
   void quiesce_worker(Node& node);
@@ -84,6 +94,7 @@ class SimCluster {
   void tell(Node& node, NodeEvent event);
   bool group_is_whole(Epoch epoch) const;
   Node* find(const NodeId& id);
+  const Worker& worker_of(const Member& member) const;
 
   const WalkOptions options_;
   std::mt19937_64 random_;
@@ -109,11 +120,13 @@ class SimCluster {
   std::map<Content, std::pair<Content, Epoch>> lineage_;
   Content next_content_ = 1;
   std::map<std::pair<Epoch, Step>, Content> results_;  // of completed reductions
+  std::set<std::tuple<Epoch, Step, StageIndex>> reduced_;
   std::set<NodeId> lost_;  // arenas out of reach since the last `protected`
   uint32_t tolerated_ = 0;  // how many of them no shard may be lost to
   std::map<Epoch, View> announced_;
   JobShards shards_;
   uint64_t moved_ = 0;
+  uint64_t apart_ = 0;
   std::set<Epoch> started_;
 };
 

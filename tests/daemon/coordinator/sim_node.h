@@ -18,6 +18,7 @@ using Content = uint64_t;  // names one state of the whole model, and by it all 
 
 struct Faults {
   bool no_abort_word = false;  // a worker whose reduction was aborted makes a version of it
+  bool no_data_flow = false;   // staggered stages do without what others send them
 };
 
 struct Block {

@@ -135,6 +135,95 @@ TEST_F(Stages, EveryLaneOfEveryStageIsARow) {
   EXPECT_EQ(rows_[4 + 3].micro_batches.size(), 2U);
 }
 
+// ---- stages that do not wait for each other --------------------------------------------------------
+
+class Staggered : public Stages {
+ protected:
+  static conf::JobConfig staggered_job() {
+    conf::JobConfig job = even_job(2, 2);
+    job.optimizer.clip_by = "stage";
+    return job;
+  }
+  // What this node's worker owns, at each of these versions of the view.
+  void quiesced_with(uint32_t n, const View& view, const std::vector<uint64_t>& versions) {
+    std::vector<uint32_t> owned;
+    for (uint32_t shard = 0; shard < view.owner_lane.size(); ++shard)
+      if (view.members[view.owner_lane[shard]].worker.node == node(n)) owned.push_back(shard);
+    WorkerReport report{0, true, coordinator_->epoch(), train::WorkerPhase::kIdle,
+                        Step(versions[0]), {}};
+    for (const uint64_t version : versions)
+      report.held.push_back({{Version(version), view.epoch}, owned});
+    feed(NodeQuiesced{node(n), sessions_[n], coordinator_->epoch(), {report}, {}, {}});
+  }
+};
+
+// The first stage (nodes 0 and 2) is a step ahead of the last in what is heard.
+TEST_F(Staggered, AStepIsSealedAndItsLossKnownWhenTheLastStageHasToldItToo) {
+  begin(staggered_job());
+  ASSERT_EQ(places(), "0(0,0) 2(1,0) 1(0,1) 3(1,1)");
+  for (const uint32_t n : {0U, 2U}) step_done(n, 0);
+  EXPECT_EQ(coordinator_->newest_version(), Version(1));
+  EXPECT_FALSE(coordinator_->active_job()->train_loss);
+  for (const uint32_t n : {0U, 2U}) step_done(n, 1);
+  EXPECT_EQ(noted("first_step"), 0U);
+  for (const uint32_t n : {1U, 3U}) step_done(n, 0);
+  EXPECT_EQ(noted("first_step"), 1U);
+  EXPECT_EQ(coordinator_->newest_version(), Version(2));
+  EXPECT_EQ(coordinator_->active_job()->train_loss, 1.0);
+  for (const uint32_t n : {0U, 2U}) replicated(n, *last_capture_of(n, 1));
+  EXPECT_TRUE(rows_.empty()) << "the last stage has not kept it";
+  for (const uint32_t n : {1U, 3U}) replicated(n, *last_capture_of(n, 1));
+  ASSERT_EQ(rows_.size(), 4U);
+  for (const LedgerRow& row : rows_) {
+    EXPECT_EQ(row.loss, row.stage == StageIndex(1) ? std::optional(1.0) : std::nullopt);
+    EXPECT_EQ(row.step, Step(0));
+  }
+  EXPECT_EQ(coordinator_->counters().rows_inferred, 0U);
+  step_done(1, 1);
+  EXPECT_EQ(coordinator_->active_job()->train_loss, 2.0);
+  step_done(3, 0);  // told again
+  EXPECT_EQ(coordinator_->active_job()->train_loss, 2.0);
+}
+
+TEST_F(Staggered, WithoutSnapshotsAStepIsSealedWhenALaterOneIsDoneByAllStages) {
+  conf::JobConfig job = staggered_job();
+  job.snapshot.policy = "none";
+  begin(job);
+  step_done_by_all(0);
+  for (const uint32_t n : {0U, 2U}) step_done(n, 1);
+  for (const uint32_t n : {0U, 2U}) step_done(n, 2);
+  EXPECT_TRUE(rows_.empty());
+  for (const uint32_t n : {1U, 3U}) step_done(n, 1);
+  ASSERT_EQ(rows_.size(), 4U);
+  EXPECT_EQ(rows_.back().step, Step(0));
+}
+
+TEST_F(Staggered, TheNextViewBeginsWithTheVersionThatBothStagesHold) {
+  begin(staggered_job());
+  step_done_by_all(0);
+  step_done_by_all(1);
+  for (const uint32_t n : {0U, 2U}) step_done(n, 2);  // the last stage is still at it
+  const View view = *coordinator_->view();
+  comm_broken(1);
+  pass(400);
+  ASSERT_EQ(coordinator_->phase(), Phase::kGathering);
+  for (const uint32_t n : {0U, 2U}) quiesced_with(n, view, {3, 2});
+  for (const uint32_t n : {1U, 3U}) quiesced_with(n, view, {2, 1});
+  ASSERT_EQ(coordinator_->phase(), Phase::kRestoring) << coordinator_->waiting_for();
+  EXPECT_EQ(coordinator_->view()->base, (StateVersion{Version(2), view.epoch}));
+  EXPECT_EQ(coordinator_->view()->members.size(), 4U);
+  restored_by_all();
+  EXPECT_EQ(coordinator_->newest_version(), Version(2));
+  replicated_by_all(2);
+  step_done_by_all(2);
+  replicated_by_all(3);
+  EXPECT_EQ(coordinator_->counters().rows_inferred, 0U);
+  std::multiset<std::pair<uint64_t, Epoch>> made;
+  for (const LedgerRow& row : rows_) made.insert({row.step.value, row.made});
+  EXPECT_EQ(made.count({2, coordinator_->epoch()}), 4U);
+  EXPECT_EQ(made.count({2, view.epoch}), 0U) << "the first stage's rows of it are void";
+}
+
 // Stage 1 of three lanes loses two; each lane of stage 0 has the only copy of a part.
 TEST_F(Stages, MovesThatWouldCostStepsAreMadeAtAStepBoundary) {
   conf::JobConfig job = even_job(3, 2);

@@ -37,6 +37,7 @@ WalkOptions options_of(uint64_t seed) {
   options.steps = 10 + static_cast<uint32_t>(seed / 8 % 20);
   options.every = 1 + static_cast<uint32_t>(seed / 5 % 5);
   options.faults = static_cast<uint32_t>(seed / 3 % 13);
+  options.staggered = options.stages > 1 && seed / 16 % 2 == 1;
   // Time passes slowly here (10 ms an event at most): limits that suit it.
   options.coordinator.daemon_grace_ms = 2'000;
   options.coordinator.quiesce_timeout_ms = 1'000;
@@ -56,7 +57,7 @@ WalkOptions options_of(uint64_t seed) {
 TEST(Walk, KeepsEveryPromise) {
   const uint64_t one = number("HOLDFAST_WALK_SEED", 0);
   const uint64_t walks = one ? 1 : number("HOLDFAST_WALKS", kWalks);
-  uint64_t events = 0, views = 0, fenced = 0, moved = 0, older = 0;
+  uint64_t events = 0, views = 0, fenced = 0, moved = 0, older = 0, apart = 0;
   for (uint64_t i = 0; i < walks; ++i) {
     SimCluster cluster(options_of(one ? one : i + 1));
     ASSERT_EQ(cluster.run(), "");
@@ -65,14 +66,16 @@ TEST(Walk, KeepsEveryPromise) {
     fenced += cluster.fenced();
     moved += cluster.moved();
     older += cluster.older_bases();
+    apart += cluster.apart();
   }
   std::printf("%lu walks, %lu events, %lu views, %lu from an older base, %lu workers moved, "
-              "%lu messages fenced\n",
-              walks, events, views, older, moved, fenced);
+              "%lu messages fenced, %lu times a stage was behind\n",
+              walks, events, views, older, moved, fenced, apart);
   if (walks >= 1'000) {
     EXPECT_GT(views, 2 * walks);  // walks in which nothing happens prove nothing
     EXPECT_GT(fenced, walks / 10);
     EXPECT_GT(moved, walks / 10);
+    EXPECT_GT(apart, walks);
     EXPECT_GT(older, 0U);  // rare: the newest must lie, captured, at the node of a worker that died
   }
 }
@@ -100,6 +103,16 @@ TEST(Walk, FindsTheFaultWithoutTheMadeTag) {
 TEST(Walk, FindsTheFaultWithoutTheAbortWord) {
   std::string how;
   EXPECT_GT(walks_until_broken([](auto& o) { o.take_out.no_abort_word = true; }, how), 0U);
+  EXPECT_THAT(how, testing::HasSubstr("one-version"));
+}
+
+TEST(Walk, FindsStagesThatDoNotWaitForTheirData) {
+  std::string how;
+  const auto take_out = [](auto& o) {
+    o.staggered = o.stages > 1;
+    o.take_out.no_data_flow = true;
+  };
+  EXPECT_GT(walks_until_broken(take_out, how), 0U);
   EXPECT_THAT(how, testing::HasSubstr("one-version"));
 }
 

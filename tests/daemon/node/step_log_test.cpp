@@ -66,6 +66,60 @@ TEST(StepLog, ARowTellsTheLongestStallOfAnyLane) {
   EXPECT_EQ((*rows)[0].stall_seconds, 0.3) << "what was told again does not count";
 }
 
+// Stages tell a step by themselves, here the first a step ahead of the last; a row is of both.
+TEST(StepLog, ARowIsWrittenWhenEveryStageHasToldTheStep) {
+  const auto catalog = storage::make_memory_catalog();
+  StepLog log(*catalog);
+  const auto tell = [&](uint64_t number, uint32_t stage, uint32_t lane) {
+    train::StepDone done = step(number, lane, 0.1 * lane);
+    done.of_stage = {stage, 2};
+    done.loss = stage == 1 ? 2.5 : 0;
+    done.gradient_norm = stage == 0 ? 3 : 4;
+    const auto first = log.record(kJob, done);
+    EXPECT_TRUE(first) << first.error().to_string();
+    return *first;
+  };
+  for (const uint64_t number : {0, 1})
+    for (const uint32_t lane : {0, 1}) EXPECT_FALSE(tell(number, 0, lane));
+  EXPECT_TRUE(log.rows(kJob, Step(0), 10)->empty());
+  EXPECT_TRUE(tell(0, 1, 2));
+  EXPECT_FALSE(tell(0, 1, 3));
+  EXPECT_FALSE(tell(0, 0, 0)) << "told again";
+  auto rows = *log.rows(kJob, Step(0), 10);
+  ASSERT_EQ(rows.size(), 1u);
+  EXPECT_EQ(rows[0].loss, 2.5);
+  EXPECT_EQ(rows[0].gradient_norm, 5);
+  EXPECT_EQ(rows[0].lanes, 4u);
+  EXPECT_DOUBLE_EQ(rows[0].stall_seconds, 0.3);
+  EXPECT_TRUE(tell(1, 1, 3));
+  EXPECT_FALSE(tell(0, 1, 2)) << "late";
+  rows = *log.rows(kJob, Step(0), 10);
+  ASSERT_EQ(rows.size(), 2u);
+  EXPECT_EQ(rows[1].lanes, 3u);
+}
+
+// Of the last step the last stage alone tells again, in a later view, when it evaluates it only then.
+TEST(StepLog, AHeldOutLossThatComesLaterIsAddedToItsRow) {
+  const auto catalog = storage::make_memory_catalog();
+  StepLog log(*catalog);
+  train::StepDone first = step(4, 0, 0), last = step(4, 1, 0);
+  first.of_stage = {0, 2};
+  last.of_stage = {1, 2};
+  ASSERT_TRUE(log.record(kJob, first));
+  ASSERT_TRUE(log.record(kJob, last));
+  ASSERT_TRUE(log.void_above(kJob, Version(5)));
+  last.epoch = {1, 2};
+  last.held_out_loss = 2.25;
+  const auto again = log.record(kJob, last);
+  ASSERT_TRUE(again) << again.error().to_string();
+  EXPECT_FALSE(*again);
+  const auto rows = *log.rows(kJob, Step(0), 10);
+  ASSERT_EQ(rows.size(), 1u);
+  EXPECT_EQ(rows[0].held_out_loss, 2.25);
+  EXPECT_EQ(rows[0].lanes, 2u);
+  EXPECT_EQ(rows[0].made, (Epoch{1, 1}));
+}
+
 TEST(StepLog, TheNewestRowsAreKept) {
   const auto catalog = storage::make_memory_catalog();
   StepLog log(*catalog, 50);

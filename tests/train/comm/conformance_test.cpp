@@ -130,6 +130,31 @@ TEST_P(Conformance, HandOversArriveInTheirOrderWhoeverWaitsFirst) {
   });
 }
 
+// Each is taken only after the sender went on: that one waits for those before it and not for the newest.
+TEST_P(Conformance, OlderHandOversAreFlushedWithoutTheNewest) {
+  const Comms comms = connect(2);
+  std::atomic<uint32_t> taken = 0;
+  on_threads(2, [&](uint32_t r) {
+    for (uint32_t round = 0; round < 20; ++round) {
+      std::vector<std::byte> bytes(200'000, static_cast<std::byte>(round));
+      if (r == 0) {
+        ASSERT_TRUE(comms[0]->send(1, bytes));
+        ASSERT_TRUE(comms[0]->flush_older());
+        const bool copies = GetParam().name == "InProcess";  // what is sent has left at once
+        ASSERT_TRUE(copies || taken.load() >= round);
+        ASSERT_TRUE(meet(*comms[0]));
+      } else {
+        ASSERT_TRUE(meet(*comms[1]));
+        ++taken;
+        std::vector<std::byte> got(bytes.size());
+        ASSERT_TRUE(comms[1]->receive(0, got));
+        ASSERT_EQ(got, bytes);
+      }
+    }
+    ASSERT_TRUE(comms[r]->flush());
+  });
+}
+
 TEST_P(Conformance, AnAbortEndsGroupsAndHandOversToo) {
   for (const bool in_group : {true, false}) {
     Comms comms = connect(4, 60'000);

@@ -98,6 +98,26 @@ TEST_F(TwoDevices, EveryHandOverArrivesInItsOrderWithoutTheDeviceWaiting) {
   });
 }
 
+// Each is taken only after the sender went on: it waits for those before it and not for the newest.
+TEST_F(TwoDevices, OlderHandOversAreFlushedWithoutTheNewest) {
+  on_ranks(ordinals_, [](const Rank& rank) {
+    const auto way = connected(rank);
+    for (uint64_t round = 0; round < 20; ++round) {
+      if (rank.number == 0) {
+        ASSERT_NO_FATAL_FAILURE(expect_sent(rank, *way, round, 900));
+        const Status left = way->flush_older();
+        ASSERT_TRUE(left) << left.error().to_string();
+      }
+      meet(rank.comm);
+      if (rank.number == 1) {
+        ASSERT_NO_FATAL_FAILURE(expect_received(rank, *way, round, 900));
+      }
+    }
+    ASSERT_TRUE(way->flush());
+    meet(rank.comm);
+  });
+}
+
 // There and back many times, and no host waits for its device.
 TEST_F(TwoDevices, HandOversKeepTheStreamsOrder) {
   constexpr size_t kBytes = size_t{8} << 20;

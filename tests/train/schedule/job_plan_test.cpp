@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "train/schedule/rounds.h"
+#include "train/schedule/simulate.h"
 #include "train/schedule/text.h"
 #include "train/schedule/validate.h"
 
@@ -168,6 +169,23 @@ TEST(JobPlanTest, EveryMicroBatchRunsOnceAtEveryStageWhoeverLives) {
       }
   }
   EXPECT_EQ(plans, 1u + 9 + 49 + 9 + 49);
+}
+
+// Step after step it takes less time than the plan for a barrier would, even without one.
+TEST(JobPlanTest, AJobWhoseStagesClipByThemselvesIsPlannedForItsPeriod) {
+  conf::JobConfig job = job_of(3, 4, 6);
+  job.micro_batches_in_flight = 6;
+  EXPECT_EQ(policy_of_job(job), Policy::kSplit);
+  const LanesByStage lanes = {{0, 1, 2}, {0, 1, 2}, {0, 2}, {0, 1, 2}};
+  const Plan split = *plan_of_job(job, lanes);
+  job.optimizer.clip_by = "stage";
+  EXPECT_EQ(policy_of_job(job), Policy::kStaggered);
+  const Problem problem = problem_of_job(job, lanes);
+  const Plan staggered = *plan_of_job(job, lanes);
+  EXPECT_EQ(validate(problem, staggered), std::vector<std::string>());
+  const double period = simulate(problem, staggered, Barrier::kPerStage).period;
+  EXPECT_LT(period, simulate(problem, split, Barrier::kPerStage).period);
+  EXPECT_LT(period, simulate(problem, split, Barrier::kGlobal).period);
 }
 
 TEST(JobPlanTest, MicroBatchesComeInTheOrderOfTheirForward) {

@@ -3,13 +3,16 @@
 
 #include <gtest/gtest.h>
 
+#include <barrier>
 #include <functional>
+#include <map>
 #include <optional>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "tests/train/step/lanes_harness.h"
+#include "train/worker/step_parts.h"
 
 namespace holdfast::train {
 
@@ -66,7 +69,8 @@ inline void on_threads(uint32_t count, const std::function<void(uint32_t)>& body
   for (std::thread& thread : threads) thread.join();
 }
 
-// What lane 0 of a run reported; the losses are the same on every lane, which is checked.
+// What lane 0 of a run reported, or of all stages together where they report by themselves; the losses are the
+// same on every lane of a stage, which is checked.
 struct LanesRun {
   std::vector<StepDone> steps;
   std::vector<double> losses() const {
@@ -84,19 +88,30 @@ inline LanesRun train_members(const conf::JobConfig& job, const ViewPlan& plan,
   CHECK(plan.coordinates.size() == lanes);
   auto comms = make_in_process_group(lanes, 60'000);
   std::vector<LanesRun> runs(lanes);
+  std::barrier<> all_done(lanes);  // a stage may be done before others have taken what it handed over
   on_threads(lanes, [&](uint32_t l) {
     CudaLane lane(job, ordinals[l], l, [](Step, uint32_t, bool) {});
     lane.begin(plan, *comms[l]);
     if (l == 0) path = lane.trainer->payload_path();
     for (uint64_t s = 0; s < steps; ++s) runs[l].steps.push_back(lane.step(*comms[l], s));
+    all_done.arrive_and_wait();
   });
-  for (const LanesRun& one : runs) {
-    EXPECT_EQ(one.losses(), runs[0].losses());
+  for (const LanesRun& one : runs)
     if (lanes > 1) {
       EXPECT_GT(one.steps.front().bytes_exchanged, 0U);
     }
+  LanesRun run;
+  for (uint64_t s = 0; s < steps; ++s) {
+    std::map<uint32_t, StepDone> by_stage;
+    for (const LanesRun& one : runs) {
+      const StepDone& done = one.steps[s];
+      const uint32_t stage = done.of_stage ? done.of_stage->stage : 0;
+      EXPECT_EQ(by_stage.try_emplace(stage, done).first->second.loss, done.loss);
+    }
+    const StepDone& first = runs[0].steps[s];
+    run.steps.push_back(first.of_stage ? whole_step(by_stage) : first);
   }
-  return runs[0];
+  return run;
 }
 
 // Of one stage.

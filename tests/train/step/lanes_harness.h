@@ -173,6 +173,10 @@ class LosingComm final : public ViewCommunicator {
     count();
     return comm_.flush();
   }
+  Status flush_older() override {
+    count();
+    return comm_.flush_older();
+  }
 
  private:
   class Group final : public Communicator {

@@ -99,7 +99,7 @@ TEST_F(Overflow, AGradientTooLargeForTheNormIsAnError) {
     HostPayload payload(*comms[0]);
     Reducer<Backend> reducer(cpu_);
     RETURN_IF_ERROR(reducer.reduce(payload, map, *gradients));
-    return reducer.global_norm(*comms[0], layout_, map.owner_lane);
+    return reducer.norm(*comms[0], layout_, map.owner_lane);
   };
   EXPECT_EQ(norm_of(0x1p14F).error().code, ErrorCode::kGradientOverflow);
   EXPECT_EQ(norm_of(-0x1p14F).error().code, ErrorCode::kGradientOverflow);

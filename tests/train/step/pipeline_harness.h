@@ -7,6 +7,7 @@
 
 #include "tests/train/step/lanes_harness.h"
 #include "train/schedule/job_plan.h"
+#include "train/worker/step_parts.h"
 
 namespace holdfast::train {
 
@@ -57,11 +58,19 @@ inline ViewPlan plan_stages(const conf::JobConfig& job, const LanesByStage& lane
 
 struct PipelineRun {
   Losses losses;
-  std::vector<StepDone> steps;  // as member 0 reports them
+  std::vector<StepDone> steps;  // as member 0 reports them, or put together of their stages
   std::vector<std::vector<StepDone>> members;
 };
 
-// What members report is the same but for what each of them ran, which is checked.
+// What the lanes of a stage report, or all members where stages update together, is the same but for what each
+// of them ran.
+inline void check_alike(const StepDone& one, const StepDone& other) {
+  CHECK(other.loss == one.loss && other.popularity == one.popularity);
+  CHECK(other.load_balance_loss == one.load_balance_loss && other.z_loss == one.z_loss);
+  CHECK(other.gradient_norm == one.gradient_norm && other.held_out_loss == one.held_out_loss);
+  CHECK(other.tokens_dropped == one.tokens_dropped && other.dropped == one.dropped);
+}
+
 inline PipelineRun run_pipeline(const std::vector<LaneProcess*>& lanes, uint64_t first,
                                 uint64_t steps,
                                 std::vector<std::unique_ptr<ViewCommunicator>> comms = {}) {
@@ -77,14 +86,15 @@ inline PipelineRun run_pipeline(const std::vector<LaneProcess*>& lanes, uint64_t
   });
   run.steps = run.members[0];
   for (uint64_t step = 0; step < steps; ++step) {
-    const StepDone& one = run.steps[step];
+    std::map<uint32_t, StepDone> by_stage;
     for (uint32_t l = 0; l < lanes.size(); ++l) {
       const StepDone& other = run.members[l][step];
-      CHECK(other.lane == l && other.loss == one.loss && other.popularity == one.popularity);
-      CHECK(other.load_balance_loss == one.load_balance_loss && other.z_loss == one.z_loss);
-      CHECK(other.gradient_norm == one.gradient_norm && other.held_out_loss == one.held_out_loss);
-      CHECK(other.tokens_dropped == one.tokens_dropped && other.dropped == one.dropped);
+      const uint32_t stage = other.of_stage ? other.of_stage->stage : 0;
+      CHECK(other.lane == l);
+      check_alike(by_stage.try_emplace(stage, other).first->second, other);
     }
+    if (run.steps[step].of_stage) run.steps[step] = whole_step(by_stage);
+    const StepDone& one = run.steps[step];
     run.losses.training.push_back(one.loss);
     run.losses.norms.push_back(one.gradient_norm);
     if (one.held_out_loss) run.losses.held_out.push_back(*one.held_out_loss);

@@ -144,6 +144,19 @@ TEST_F(CudaStages, OverNcclGiveTheBitsOfThoseOverHostMemory) {
   expect_near(apart.steps, one_stage(1, kSteps).steps);
 }
 
+// Without clipping the norm is of no consequence, and stages that do not wait for each other make the same steps.
+TEST_F(CudaStages, ThatUpdateByThemselvesAgreeWithOneStage) {
+  conf::JobConfig job = stages_job(1, 2), one = stages_job(1, 1);
+  job.optimizer.clip_by = "stage";
+  job.optimizer.clip = one.optimizer.clip = 0;
+  std::string path;
+  const LanesRun whole = train_lanes(one, {0}, kSteps, path);
+  expect_near(train_stages(job, {0, 0}, kSteps, path).steps, whole.steps);
+  if (!missing_devices(2).empty()) return;
+  expect_near(train_stages(job, {0, 1}, kSteps, path).steps, whole.steps);
+  EXPECT_NE(path.find("NCCL"), std::string::npos) << path;
+}
+
 TEST_F(CudaStages, OfSeveralPipelinesGoThroughHostMemoryWhereAnyTwoShareADevice) {
   if (const std::string why = missing_devices(2); !why.empty()) GTEST_SKIP() << why;
   const conf::JobConfig job = stages_job(2, 2);

@@ -24,6 +24,7 @@ std::vector<FromWorker> every_from_worker() {
   step.stall_seconds = 0.125;
   StepDone evaluated = step;
   evaluated.held_out_loss = 0.1 + 0.2;
+  evaluated.of_stage = {1, 2};
   return {Hello{kWorkerLinkVersion,
                 2,
                 4711,
