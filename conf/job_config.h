@@ -12,6 +12,7 @@
 #include "base/ids.h"
 #include "base/result.h"
 #include "conf/model_config.h"
+#include "conf/synthetic_config.h"
 
 namespace holdfast::conf {
 
@@ -73,6 +74,7 @@ struct JobConfig {
   DataConfig data;
   OptimizerConfig optimizer;
   SnapshotConfig snapshot;
+  std::optional<SyntheticConfig> synthetic;  // nullopt: operations take what they take
 
   uint32_t workers() const { return pipelines * stages; }
   uint32_t slices() const { return shards == 0 ? pipelines : shards; }
@@ -94,7 +96,8 @@ struct JobConfig {
 BOOST_DESCRIBE_STRUCT(JobConfig, (),
                       (name, seed, steps, pipelines, stages, micro_batches, micro_batches_in_flight,
                        micro_batch_sequences, shards, slots_per_worker, tolerate, reproducible, routing, capacity_factor, backend,
-                       evaluate_every, evaluate_micro_batches, model, data, optimizer, snapshot))
+                       evaluate_every, evaluate_micro_batches, model, data, optimizer, snapshot,
+                       synthetic))
 
 // Names of jobs, nodes and clusters stand in paths, URLs and headers: 1 to 64 letters, digits, '-',
 // '_' or '.', none in front.

@@ -28,11 +28,16 @@ uint32_t stage_of(std::span<const StageLayers> stages, const GroupSpec& group);
 using LanesByStage = std::vector<std::vector<uint32_t>>;
 
 // What a plan of the job is made for. A unit of time is the F of one layer; I and W take as long; what a
-// stage sends and its update are not counted.
+// stage sends and its update are not counted. With [synthetic] it is a millisecond, and costs are those
+// of the table.
 Problem problem_of_job(const conf::JobConfig& job, LanesByStage lanes_by_stage);
 
-// The step's global gradient norm is a barrier between stages, so I and W are split and the plan is made
-// for the shortest step. For one stage the rounds of plan_rounds (rounds.h), each F followed by its B.
+// How the steps of several stages are planned.
+Policy policy_of(const conf::JobConfig& job);
+
+// The step's global gradient norm is a barrier between stages, so the plan is made for the shortest step,
+// with I and W split unless [synthetic] asks otherwise. For one stage the rounds of plan_rounds
+// (rounds.h), each F followed by its B.
 // kPlanImpossible: a stage without a lane, lanes that are none of the job's.
 Result<Plan> plan_of_job(const conf::JobConfig& job, LanesByStage lanes_by_stage);
 
