@@ -30,6 +30,8 @@ Status RoundRunner<B>::run(const LaneRound& round) {
     RETURN_IF_ERROR(
         parts_.model.expert_weight_gradient(*gradient_rounds_.at(number), parts_.gradients));
   RETURN_IF_ERROR(lengthen(round.synthetic.expert_weights, begun));
+  // One piece of work, as plans time it (schedule/simulate.h): it is handed on at its end.
+  if (round.work == Work::kBackward) RETURN_IF_ERROR(hand_back(round));
   if (!round.weights && round.experts.empty()) return {};
   retire(round);
   // Between lanes the host has waited for the device in this round anyway.
@@ -166,10 +168,16 @@ Status RoundRunner<B>::input_gradient(const LaneRound& round) {
   RETURN_IF_ERROR(
       lengthen(round.synthetic.experts + round.synthetic.input_gradient, Clock::now()));
   gradient_rounds_.push_back(std::move(hosted));
-  if (round.to) RETURN_IF_ERROR(send(round, stash->handed_back()));
+  if (round.work != Work::kBackward) RETURN_IF_ERROR(hand_back(round));
   if (!round.as_forward) RETURN_IF_ERROR(parts_.device.finish());  // it has copied them
   release_forwards(round);
   return {};
+}
+
+template <class B>
+Status RoundRunner<B>::hand_back(const LaneRound& round) {
+  if (!round.to) return {};
+  return send(round, stashes_.at(round.micro_batch->value)->handed_back());
 }
 
 // ---- between stages -------------------------------------------------------------------------------

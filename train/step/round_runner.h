@@ -71,6 +71,7 @@ class RoundRunner {
   Status lengthen(double ms, Clock::time_point since) const;
   Status forward(const LaneRound& round);
   Status input_gradient(const LaneRound& round);
+  Status hand_back(const LaneRound& round);
   Status weights(const LaneRound& round);
   Result<std::unique_ptr<Hosted<B>>> hosted_for(const LaneRound& round);
   void release_forwards(const LaneRound& round);
