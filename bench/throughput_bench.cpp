@@ -12,9 +12,13 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <cstdio>
 #include <fstream>
+#include <map>
 #include <numeric>
+#include <optional>
 #include <set>
+#include <span>
 #include <thread>
 
 #include "bench/cluster_run.h"
@@ -108,7 +112,7 @@ Measured measure(ClusterRun& run, const conf::JobConfig& job, uint32_t workers, 
     std::vector<double> seconds;
     bool one_view = true;
     for (const auto& row : rows) {
-      if (row.step.value > from + steps) continue;  // some lanes are still in it
+      if (row.step.value >= from + steps) continue;  // lanes may be in it, or their reports on the way
       seconds.push_back(1e3 * row.seconds);
       one_view = one_view && row.made == rows.front().made && row.lanes == workers;
     }
@@ -178,39 +182,69 @@ uint32_t whole_pipelines(const conf::JobConfig& job, std::span<const Coordinate>
   return job.pipelines - static_cast<uint32_t>(broken.size());
 }
 
-boost::json::object row(const Measured& m) {
-  return {{"workers", m.workers},         {"step_ms", m.step_ms},
-          {"median_of_lanes_ms", m.median_step_ms}, {"plan_ms", m.predicted_ms},
-          {"ratio", m.ratio()},           {"load", m.load}};
+// With so many failures.
+struct Row {
+  size_t failures = 0;
+  Measured split, reroute;
+  uint32_t whole_pipelines = 0;
+  std::optional<Measured> drop;  // by those; nullopt: it stops, or cannot deal out the micro-batches
+  double drop_1f1b_ms = 0;       // computed, as is
+  double restart_ms = 0;         // this
+};
+
+// What a dropping system loses on the way from one failure to the next.
+double restart_ms(const Arguments& arguments, const Measured& drop) {
+  const double lost = arguments.restart_seconds + arguments.checkpoint_seconds / 2;
+  return drop.step_ms / (1 - lost / arguments.failure_seconds);
 }
 
-boost::json::object measure_all(const Arguments& arguments, const conf::JobConfig& job) {
+std::vector<Row> measure_all(const Arguments& arguments, const conf::JobConfig& job) {
   const std::vector<Coordinate> failures = read_failures(job, arguments.failures);
   conf::JobConfig coupled = job;
   coupled.synthetic->policy = "reroute";
   const auto split = with_failures("split", job, failures, arguments.steps);
   const auto reroute = with_failures("reroute", coupled, failures, arguments.steps);
   std::map<uint32_t, Measured> dropping{{job.pipelines, split.front()}};
-  boost::json::array rows;
+  std::vector<Row> rows;
   for (size_t failed = 0; failed <= failures.size(); ++failed) {
     const uint32_t whole = whole_pipelines(job, std::span(failures).first(failed));
-    boost::json::object out{{"failures", failed},
-                            {"split", row(split[failed])},
-                            {"reroute", row(reroute[failed])},
-                            {"whole_pipelines", whole}};
-    if (const auto smaller = with_pipelines(job, whole)) {
-      if (!dropping.contains(whole)) {
-        dropping[whole] =
-            with_failures(fmt::format("{} pipelines", whole), *smaller, {}, arguments.steps).front();
-      }
-      const double lost = (arguments.restart_seconds + arguments.checkpoint_seconds / 2) /
-                          arguments.failure_seconds;
-      out["drop"] = row(dropping[whole]);
-      out["computed_drop_1f1b_ms"] = one_forward_one_backward_ms(*smaller);
-      out["computed_restart_ms"] = dropping[whole].step_ms / (1 - lost);
-    }
-    rows.push_back(std::move(out));
+    Row& row = rows.emplace_back(Row{failed, split[failed], reroute[failed], whole, {}, 0, 0});
+    const auto smaller = with_pipelines(job, whole);
+    if (!smaller) continue;
+    if (!dropping.contains(whole))
+      dropping[whole] =
+          with_failures(fmt::format("{} pipelines", whole), *smaller, {}, arguments.steps).front();
+    row.drop = dropping[whole];
+    row.drop_1f1b_ms = one_forward_one_backward_ms(*smaller);
+    row.restart_ms = restart_ms(arguments, *row.drop);
   }
+  return rows;
+}
+
+boost::json::object to_json(const Measured& m) {
+  return {{"workers", m.workers},    {"step_ms", m.step_ms}, {"median_of_lanes_ms", m.median_step_ms},
+          {"plan_ms", m.predicted_ms}, {"ratio", m.ratio()},   {"load", m.load}};
+}
+
+boost::json::array to_json(const std::vector<Row>& rows) {
+  boost::json::array all;
+  for (const Row& row : rows) {
+    boost::json::object out{{"failures", row.failures},
+                            {"split", to_json(row.split)},
+                            {"reroute", to_json(row.reroute)},
+                            {"whole_pipelines", row.whole_pipelines}};
+    if (row.drop) {
+      out["drop"] = to_json(*row.drop);
+      out["computed_drop_1f1b_ms"] = row.drop_1f1b_ms;
+      out["computed_restart_ms"] = row.restart_ms;
+    }
+    all.push_back(std::move(out));
+  }
+  return all;
+}
+
+boost::json::object result(const Arguments& arguments, const conf::JobConfig& job,
+                           const std::vector<Row>& rows) {
   boost::json::array places;
   for (const std::string& word : arguments.failures) places.emplace_back(word);
   return {{"bench", "throughput"},
@@ -226,7 +260,20 @@ boost::json::object measure_all(const Arguments& arguments, const conf::JobConfi
            {{"checkpoint_seconds", arguments.checkpoint_seconds},
             {"restart_seconds", arguments.restart_seconds},
             {"seconds_between_failures", arguments.failure_seconds}}},
-          {"rows", std::move(rows)}};
+          {"rows", to_json(rows)}};
+}
+
+// Milliseconds a step.
+void print_table(const std::vector<Row>& rows) {
+  fmt::print("failures   plan  measured  ratio | reroute  drop pipelines | computed: drop 1f1b  restart\n");
+  for (const Row& row : rows) {
+    fmt::print("{:8} {:6.0f} {:9.0f} {:6.3f} | {:7.0f} ", row.failures, row.split.predicted_ms,
+               row.split.step_ms, row.split.ratio(), row.reroute.step_ms);
+    if (row.drop)
+      fmt::print("{:15.0f} | {:19.0f} {:8.0f}\n", row.drop->step_ms, row.drop_1f1b_ms, row.restart_ms);
+    else
+      fmt::print("{:>15} | {:>19} {:>8}\n", "-", "-", "-");
+  }
 }
 
 void run(const Arguments& arguments) {
@@ -235,8 +282,9 @@ void run(const Arguments& arguments) {
   if (!job.synthetic || job.stages < 2)
     must(fail(ErrorCode::kConfigValue,
               fmt::format("{} needs [synthetic] and stages of at least 2", arguments.job.string())));
-  const std::string text = boost::json::serialize(measure_all(arguments, job));
-  fmt::print("{}\n", text);
+  const std::vector<Row> rows = measure_all(arguments, job);
+  print_table(rows);
+  const std::string text = boost::json::serialize(result(arguments, job, rows));
   if (!arguments.out.empty()) std::ofstream(arguments.out) << text << "\n";
 }
 
