@@ -56,7 +56,7 @@ struct Measured {
 double predicted_ms(const conf::JobConfig& job, const LanesByStage& lanes) {
   const train::Plan plan = must(train::plan_of_job(job, lanes));
   return train::simulate(train::problem_of_job(job, lanes), plan,
-                         train::barrier_of(train::policy_of(job)))
+                         train::barrier_of(train::policy_of_job(job)))
       .period;
 }
 

@@ -92,7 +92,7 @@ Normalization normalize(const DecideInput& input, const Holdings& holdings,
   if (!worth_planning(problem)) return result;
   // As plan_of_job plans the steps of several stages.
   const auto proposals =
-      train::propose_moves(problem, train::policy_of(input.job), lane_bytes(input, lanes));
+      train::propose_moves(problem, train::policy_of_job(input.job), lane_bytes(input, lanes));
   if (!proposals) return result;  // not a problem that plans are made for
   const train::Proposal* best = nullptr;
   double most = 0;

@@ -114,7 +114,7 @@ Problem problem_of_job(const conf::JobConfig& job, LanesByStage lanes_by_stage) 
   return problem;
 }
 
-Policy policy_of(const conf::JobConfig& job) {
+Policy policy_of_job(const conf::JobConfig& job) {
   return job.synthetic && job.synthetic->policy == "reroute" ? Policy::kReroute : Policy::kSplit;
 }
 
@@ -122,7 +122,7 @@ Result<Plan> plan_of_job(const conf::JobConfig& job, LanesByStage lanes_by_stage
   RETURN_IF_ERROR(check_stages(job, lanes_by_stage));
   const Problem problem = problem_of_job(job, std::move(lanes_by_stage));
   if (job.stages > 1) {
-    ASSIGN_OR_RETURN(Planned planned, plan_step(problem, policy_of(job), kMostTries));
+    ASSIGN_OR_RETURN(Planned planned, plan_step(problem, policy_of_job(job), kMostTries));
     return std::move(planned.plan);
   }
   // Not by plan_step: pipelines that live keep their own micro-batches, and a job of one stage may have

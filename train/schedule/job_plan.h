@@ -33,7 +33,7 @@ using LanesByStage = std::vector<std::vector<uint32_t>>;
 Problem problem_of_job(const conf::JobConfig& job, LanesByStage lanes_by_stage);
 
 // How the steps of several stages are planned.
-Policy policy_of(const conf::JobConfig& job);
+Policy policy_of_job(const conf::JobConfig& job);
 
 // The step's global gradient norm is a barrier between stages, so the plan is made for the shortest step,
 // with I and W split unless [synthetic] asks otherwise. For one stage the rounds of plan_rounds

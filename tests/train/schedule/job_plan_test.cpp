@@ -134,12 +134,12 @@ TEST(JobPlanTest, ReroutingAloneRunsIAndWInOne) {
       for (const StageRound& round : stage.rounds) split |= round.work == Work::kInputGradient;
     return split;
   };
-  EXPECT_EQ(policy_of(job), Policy::kSplit);
+  EXPECT_EQ(policy_of_job(job), Policy::kSplit);
   job.synthetic.emplace();
-  EXPECT_EQ(policy_of(job), Policy::kSplit);
+  EXPECT_EQ(policy_of_job(job), Policy::kSplit);
   EXPECT_TRUE(has_split_rounds());
   job.synthetic->policy = "reroute";
-  EXPECT_EQ(policy_of(job), Policy::kReroute);
+  EXPECT_EQ(policy_of_job(job), Policy::kReroute);
   EXPECT_FALSE(has_split_rounds());
 }
 
