@@ -4,118 +4,29 @@
 //   cluster_bench --job FILE.toml --data TOKENS [--rounds N] [--steps N] [--out FILE]
 #include <fmt/format.h>
 #include <signal.h>
-#include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <chrono>
 #include <fstream>
 #include <thread>
 
-#include "base/json.h"
-#include "conf/job_config.h"
-#include "ctl/playground/playground.h"
-#include "daemon/control/api.h"
-#include "daemon/control/client.h"
+#include "bench/cluster_run.h"
 
 namespace {
 
 using namespace holdfast;
-namespace api = daemon::api;
+using namespace holdfast::bench;
 namespace fs = std::filesystem;
 
 constexpr uint64_t kWarmUpSteps = 10;
-constexpr int64_t kLimitMs = 10 * 60 * 1000;
 
-int64_t wall_ms() {
-  return std::chrono::duration_cast<std::chrono::milliseconds>(
-             std::chrono::system_clock::now().time_since_epoch())
-      .count();
-}
-
-// Thrown up to main, so that every cluster on the way is stopped.
-struct Failed {
-  Error error;
-};
-template <class T>
-T must(Result<T> result) {
-  if (!result) throw Failed{result.error()};
-  return std::move(*result);
-}
-void must(const Status& status) {
-  if (!status) throw Failed{status.error()};
-}
-
-double median(std::vector<double> values) {
-  if (values.empty()) return 0;
-  std::nth_element(values.begin(), values.begin() + static_cast<long>(values.size() / 2), values.end());
-  return values[values.size() / 2];
-}
-
-ctl::Playground make_playground(const fs::path& directory, uint32_t nodes) {
-  ctl::PlaygroundOptions options;
-  options.directory = directory;
-  options.nodes = nodes;
-  return must(ctl::Playground::create(options, true));
-}
-
-class Run {
- public:
-  Run(const fs::path& directory, const conf::JobConfig& job)
-      : playground_(make_playground(directory, job.workers())) {}
-  ~Run() {
-    if (const Status stopped = playground_.stop_all(); !stopped)
-      fmt::print(stderr, "cluster_bench: {}\n", stopped.error().to_string());
-  }
-  Run(const Run&) = delete;
-  Run& operator=(const Run&) = delete;
-
-  void begin(const conf::JobConfig& job) {
-    must(playground_.start_all());
-    boost::json::object request;
-    request["job"] = boost::json::value_from(job);
-    must(client().call("POST", "/v1/jobs", request, 10'000));
-  }
-  ctl::Playground& playground() { return playground_; }
-  template <class T>
-  T get(const std::string& target) {
-    return must(from_json<T>(must(client().call("GET", target, {}, 5'000)), target));
-  }
-  std::vector<daemon::EventRecord> events() {
-    return get<std::vector<daemon::EventRecord>>("/v1/events?since=0&limit=100000");
-  }
-  void wait_for(const std::string& what, const std::function<bool()>& condition) {
-    const int64_t deadline = wall_ms() + kLimitMs;
-    while (!condition()) {
-      if (wall_ms() > deadline) must(fail(ErrorCode::kTimeout, "not in time: " + what));
-      std::this_thread::sleep_for(std::chrono::milliseconds(20));  // rare enough not to disturb
-    }
-  }
-  void wait_for_step(uint64_t step) {
-    wait_for(fmt::format("step {}", step), [&] {
-      const auto status = get<api::Status>("/v1/status");
-      if (status.job && status.job->state == "failed")
-        must(fail(ErrorCode::kJobState, status.job->detail));
-      return status.job && status.job->step >= step;
-    });
-  }
-
- private:
-  daemon::ControlClient client() {
-    return daemon::ControlClient(playground_.nodes().front().control_socket);
-  }
-  ctl::Playground playground_;
-};
-
-std::vector<double> step_seconds(const fs::path& directory, conf::JobConfig job,
-                                 const std::string& policy) {
+std::vector<double> step_seconds(conf::JobConfig job, const std::string& policy) {
   job.snapshot.policy = policy;
-  Run run(directory, job);
+  ClusterRun run(job);
   run.begin(job);
   run.wait_for_step(job.steps);
   std::vector<double> seconds;
-  for (const auto& row : run.get<std::vector<api::StepRow>>(
-           fmt::format("/v1/jobs/{}/steps?from={}&limit=100000", job.name.value, kWarmUpSteps)))
+  for (const auto& row : run.steps(job, kWarmUpSteps))
     if (!row.held_out_loss) seconds.push_back(row.seconds);
   return seconds;
 }
@@ -126,8 +37,8 @@ struct Recovery {
 };
 
 // Kills the worker of the last node, or its daemon too, in the middle of a run.
-Recovery recovery(const fs::path& directory, const conf::JobConfig& job, bool worker_only) {
-  Run run(directory, job);
+Recovery recovery(const conf::JobConfig& job, bool worker_only) {
+  ClusterRun run(job);
   run.begin(job);
   run.wait_for_step(kWarmUpSteps);
   const uint64_t before = run.events().back().sequence;
@@ -180,15 +91,14 @@ void measure(const Arguments& arguments) {
   if (job.pipelines < 2)
     must(fail(ErrorCode::kConfigValue, fmt::format("pipelines = {} in {}: one node of at least 2 is lost",
                                                    job.pipelines, arguments.job.string())));
-  const fs::path directory = fs::temp_directory_path() / fmt::format("holdfast-bench-{}", getpid());
 
   std::vector<double> none, dense, ratios;
   for (uint32_t round = 0; round < arguments.rounds; ++round) {
     // Each goes first in turn: a machine that warms up or slows down favours neither.
     std::vector<double> with, without;
-    if (round % 2 == 1) with = step_seconds(directory, job, "dense");
-    without = step_seconds(directory, job, "none");
-    if (round % 2 == 0) with = step_seconds(directory, job, "dense");
+    if (round % 2 == 1) with = step_seconds(job, "dense");
+    without = step_seconds(job, "none");
+    if (round % 2 == 0) with = step_seconds(job, "dense");
     ratios.push_back(median(with) / median(without));
     fmt::print("round {}: step {:.1f} ms without, {:.1f} ms with dense snapshots, ratio {:.3f}\n",
                round, 1e3 * median(without), 1e3 * median(with), ratios.back());
@@ -197,13 +107,12 @@ void measure(const Arguments& arguments) {
   }
   std::vector<Recovery> worker, node;
   for (uint32_t round = 0; round < arguments.rounds; ++round) {
-    worker.push_back(recovery(directory, job, true));
-    node.push_back(recovery(directory, job, false));
+    worker.push_back(recovery(job, true));
+    node.push_back(recovery(job, false));
     fmt::print("round {}: worker noticed {} ms, first step {} ms; node noticed {} ms, first step {} ms\n",
                round, worker.back().noticed_ms, worker.back().first_step_ms, node.back().noticed_ms,
                node.back().first_step_ms);
   }
-  fs::remove_all(directory);
 
   const boost::json::object result{
       {"job", job.name.value},

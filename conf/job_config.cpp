@@ -51,6 +51,19 @@ void read_snapshot(TomlTable t, SnapshotConfig& s) {
   t.integer("every", s.every);
 }
 
+std::optional<SyntheticConfig> read_synthetic(TomlTable& root) {
+  if (!root.has("synthetic")) return std::nullopt;
+  TomlTable t = root.table("synthetic");
+  SyntheticConfig s;
+  t.real("forward_ms", s.forward_ms);
+  t.real("input_gradient_ms", s.input_gradient_ms);
+  t.real("weight_gradient_ms", s.weight_gradient_ms);
+  t.real("experts_ms", s.experts_ms);
+  t.real("update_ms", s.update_ms);
+  t.text("policy", s.policy);
+  return s;
+}
+
 constexpr double kLargestFactor = 1e6;
 
 // The coordinator keeps a few words for every shard of the job.
@@ -152,6 +165,20 @@ Status validate_backend(const JobConfig& job) {
   return {};
 }
 
+Status validate_synthetic(const JobConfig& job) {
+  if (!job.synthetic) return {};
+  if (job.backend != "cpu")
+    return fail(ErrorCode::kConfigValue,
+                fmt::format("[synthetic] needs backend = \"cpu\", not \"{}\": an accelerator's "
+                            "operations take what they take",
+                            job.backend));
+  if (job.synthetic->policy == "reroute" && job.staggered())
+    return fail(ErrorCode::kConfigValue,
+                "synthetic.policy = \"reroute\" updates all stages together: it needs "
+                "optimizer.clip_by = \"global\"");
+  return validate(*job.synthetic);
+}
+
 }  // namespace
 
 bool valid_name(std::string_view name) {
@@ -179,6 +206,7 @@ Status validate(const JobConfig& job) {
   RETURN_IF_ERROR(validate_optimizer(job.optimizer));
   RETURN_IF_ERROR(validate_routing(job));
   RETURN_IF_ERROR(validate_backend(job));
+  RETURN_IF_ERROR(validate_synthetic(job));
   if (job.data.path.empty())
     return fail(ErrorCode::kConfigMissing, "data.path is missing: give it in FILE or with --data");
   if (!(job.data.held_out_fraction > 0 && job.data.held_out_fraction <= 0.5))
@@ -229,6 +257,7 @@ Result<JobConfig> parse_job(const std::string& toml, const std::filesystem::path
   read_data(root.table("data"), job.data);
   read_optimizer(root.table("optimizer"), job.optimizer);
   read_snapshot(root.table("snapshot"), job.snapshot);
+  job.synthetic = read_synthetic(root);
   RETURN_IF_ERROR(root.finish());
   if (job.name.value.empty()) job.name = JobId(named.stem().string());
   const std::filesystem::path data(job.data.path);

@@ -12,6 +12,7 @@
 #include "base/ids.h"
 #include "base/result.h"
 #include "conf/model_config.h"
+#include "conf/synthetic_config.h"
 
 namespace holdfast::conf {
 
@@ -74,6 +75,7 @@ struct JobConfig {
   DataConfig data;
   OptimizerConfig optimizer;
   SnapshotConfig snapshot;
+  std::optional<SyntheticConfig> synthetic;  // nullopt: operations take what they take
 
   uint32_t workers() const { return pipelines * stages; }
   // Stages wait for no gradient norm of each other: each updates once its own weight gradients are there.
@@ -97,7 +99,8 @@ struct JobConfig {
 BOOST_DESCRIBE_STRUCT(JobConfig, (),
                       (name, seed, steps, pipelines, stages, micro_batches, micro_batches_in_flight,
                        micro_batch_sequences, shards, slots_per_worker, tolerate, reproducible, routing, capacity_factor, backend,
-                       evaluate_every, evaluate_micro_batches, model, data, optimizer, snapshot))
+                       evaluate_every, evaluate_micro_batches, model, data, optimizer, snapshot,
+                       synthetic))
 
 // Names of jobs, nodes and clusters stand in paths, URLs and headers: 1 to 64 letters, digits, '-',
 // '_' or '.', none in front.

@@ -160,6 +160,11 @@ void TomlTable::bytes(const char* key, uint64_t& out) {
   wrong(key, "a size as \"64MiB\", \"1GiB\" or a number of bytes");
 }
 
+bool TomlTable::has(const char* key) const {
+  const Document::Opened& self = document_->opened[index_];
+  return self.node != nullptr && self.node->contains(key);
+}
+
 TomlTable TomlTable::table(const char* key) {
   const toml::node* node = look_up(document_->opened[index_], key);
   const std::string name = full_name(document_->opened[index_].name, key);

@@ -34,6 +34,7 @@ class TomlTable {
   }
   // A string as "64MiB" or a plain number of bytes.
   void bytes(const char* key, uint64_t& out);
+  bool has(const char* key) const;  // whether the file has it; it is not known yet for that
   // A sub-table; empty when absent. Its errors count for this document too.
   TomlTable table(const char* key);
 

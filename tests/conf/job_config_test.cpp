@@ -77,6 +77,25 @@ TEST(JobConfigTest, WhatIsWrongIsNamedWithWhereAndWhy) {
       {"[snapshot]\npolicy = \"widow\"", ErrorCode::kConfigValue, "must be \"dense\" or \"none\""},
       {"[snapshot]\nreplicas = 4", ErrorCode::kConfigValue,
        "snapshot.replicas = 4 needs more than that many workers, pipelines = 4"},
+      {"synthetic = 3", ErrorCode::kConfigValue, "synthetic must be a section: [synthetic]"},
+      {"[synthetic]\nforward = 3", ErrorCode::kConfigUnknownKey,
+       "/f/job.toml:2: unknown key synthetic.forward, did you mean synthetic.forward_ms?"},
+      {"stages = 2\n[model]\nlayers = 2\n[optimizer]\nclip_by = \"stage\"\n[synthetic]\npolicy = \"reroute\"",
+       ErrorCode::kConfigValue, "it needs optimizer.clip_by = \"global\""},
+      {"[synthetic]\nforward_ms = \"30\"", ErrorCode::kConfigValue,
+       "/f/job.toml:2: synthetic.forward_ms must be a number"},
+      {"[synthetic]\nforward_ms = 0", ErrorCode::kConfigValue,
+       "synthetic.forward_ms = 0 is not in the range 1 to 60000"},
+      {"[synthetic]\ninput_gradient_ms = -5", ErrorCode::kConfigValue,
+       "synthetic.input_gradient_ms = -5"},
+      {"[synthetic]\nweight_gradient_ms = 1e9", ErrorCode::kConfigValue,
+       "synthetic.weight_gradient_ms = 1000000000"},
+      {"[synthetic]\nexperts_ms = nan", ErrorCode::kConfigValue, "synthetic.experts_ms = nan"},
+      {"[synthetic]\nupdate_ms = inf", ErrorCode::kConfigValue, "synthetic.update_ms = inf"},
+      {"[synthetic]\npolicy = \"1f1b\"", ErrorCode::kConfigValue,
+       "synthetic.policy = \"1f1b\" must be \"split\" or \"reroute\""},
+      {"backend = \"cuda\"\n[synthetic]", ErrorCode::kConfigValue,
+       "[synthetic] needs backend = \"cpu\", not \"cuda\""},
       {"stages = 0", ErrorCode::kConfigValue, "stages = 0 is not in the range 1 to 4"},
       {"stages = 5", ErrorCode::kConfigValue, "stages = 5 is not in the range 1 to 4"},
       {"stages = 257\n[model]\nlayers = 300", ErrorCode::kConfigValue,
@@ -183,6 +202,26 @@ TEST(JobConfigTest, APipelineMayHaveSeveralStages) {
   const auto again = from_json_text<JobConfig>(to_json_text(six), "job");
   ASSERT_TRUE(again) << again.error().to_string();
   EXPECT_EQ(*again, six);
+}
+
+TEST(JobConfigTest, OperationsTakeATimeOnlyWhereTheFileSaysSo) {
+  const auto parsed = [](const char* text) {
+    const auto job = parse_job(text, "/f/job.toml", {.data = "/f/text.tokens"});
+    EXPECT_TRUE(job) << job.error().to_string();
+    return *job;
+  };
+  EXPECT_EQ(parsed("steps = 5").synthetic, std::nullopt);
+  EXPECT_EQ(parsed("[synthetic]").synthetic, SyntheticConfig()) << "20 ms each";
+  for (const JobConfig& job :
+       {parsed("steps = 5"),
+        parsed("[synthetic]\nforward_ms = 30\ninput_gradient_ms = 31.5\nweight_gradient_ms = 32\n"
+               "experts_ms = 7\nupdate_ms = 9\npolicy = \"reroute\"")}) {
+    const auto again = from_json_text<JobConfig>(to_json_text(job), "job");
+    ASSERT_TRUE(again) << again.error().to_string();
+    EXPECT_EQ(*again, job);
+    if (!job.synthetic) continue;
+    EXPECT_EQ(job.synthetic, (SyntheticConfig{30, 31.5, 32, 7, 9, "reroute"}));
+  }
 }
 
 TEST(JobConfigTest, CapacityIsForItsRoutingOnly) {

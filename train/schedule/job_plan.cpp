@@ -31,6 +31,22 @@ TokenCost token_cost(const conf::ModelConfig& m) {
           2.0 * m.top_k * 3 * d * m.expert_width, 2 * d * m.vocabulary};
 }
 
+StageCosts stage_costs(const conf::ModelConfig& model, const StageLayers& stage) {
+  const TokenCost cost = token_cost(model);
+  const double head = stage.has_head ? cost.head : 0;
+  const WorkCost work{(stage.layers * cost.dense + head) / cost.layer(),
+                      stage.layers * cost.experts / cost.layer()};
+  return {work, work, work, 0, 0};
+}
+
+StageCosts synthetic_costs(const conf::SyntheticConfig& s) {
+  return {{s.forward_ms, s.experts_ms},
+          {s.input_gradient_ms, s.experts_ms},
+          {s.weight_gradient_ms, s.experts_ms},
+          0,
+          s.update_ms};
+}
+
 Status check_stages(const conf::JobConfig& job, const LanesByStage& lanes_by_stage) {
   if (lanes_by_stage.size() == job.stages) return {};
   return fail(ErrorCode::kPlanImpossible, fmt::format("lanes of {} stages, the job has {}",
@@ -87,22 +103,20 @@ uint32_t stage_of(std::span<const StageLayers> stages, const GroupSpec& group) {
 }
 
 Problem problem_of_job(const conf::JobConfig& job, LanesByStage lanes_by_stage) {
-  const TokenCost cost = token_cost(job.model);
   const std::vector<StageLayers> split = split_layers(job.model, job.stages);
   CHECK(lanes_by_stage.size() == split.size());
   Problem problem{job.pipelines, job.micro_batches, {}};
-  for (size_t s = 0; s < split.size(); ++s) {
-    const double head = split[s].has_head ? cost.head : 0;
-    const WorkCost work{(split[s].layers * cost.dense + head) / cost.layer(),
-                        split[s].layers * cost.experts / cost.layer()};
+  for (size_t s = 0; s < split.size(); ++s)
     problem.stages.push_back(
-        {std::move(lanes_by_stage[s]), {work, work, work, 0, 0}, job.in_flight()});
-  }
+        {std::move(lanes_by_stage[s]),
+         job.synthetic ? synthetic_costs(*job.synthetic) : stage_costs(job.model, split[s]),
+         job.in_flight()});
   return problem;
 }
 
 Policy policy_of_job(const conf::JobConfig& job) {
-  return job.staggered() ? Policy::kStaggered : Policy::kSplit;
+  if (job.staggered()) return Policy::kStaggered;  // never together with [synthetic] policy = "reroute"
+  return job.synthetic && job.synthetic->policy == "reroute" ? Policy::kReroute : Policy::kSplit;
 }
 
 Result<Plan> plan_of_job(const conf::JobConfig& job, LanesByStage lanes_by_stage) {

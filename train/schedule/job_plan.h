@@ -28,11 +28,13 @@ uint32_t stage_of(std::span<const StageLayers> stages, const GroupSpec& group);
 using LanesByStage = std::vector<std::vector<uint32_t>>;
 
 // What a plan of the job is made for. A unit of time is the F of one layer; I and W take as long; what a
-// stage sends and its update are not counted.
+// stage sends and its update are not counted. With [synthetic] it is a millisecond, and costs are those
+// of the table.
 Problem problem_of_job(const conf::JobConfig& job, LanesByStage lanes_by_stage);
 
 // Of a job of several stages: staggered, for the shortest period, where each stage updates by itself; else
-// the gradient norm is a barrier between stages, and plans are split, for the shortest step.
+// the gradient norm is a barrier between stages, and plans are made for the shortest step, with I and W
+// split unless [synthetic] asks otherwise.
 Policy policy_of_job(const conf::JobConfig& job);
 
 // By the job's policy. For one stage the rounds of plan_rounds (rounds.h), each F followed by its B.

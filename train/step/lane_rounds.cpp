@@ -85,6 +85,24 @@ std::vector<LaneRound> rounds_of_lane(const Plan& plan, const Members& members, 
   return rounds;
 }
 
+void set_synthetic_times(std::vector<LaneRound>& rounds, uint32_t lanes,
+                         const conf::SyntheticConfig& times) {
+  std::vector<double> expert_weights;  // of each I or B round
+  const auto share = [&](const LaneRound& round) { return times.experts_ms * round.busy / lanes; };
+  for (const LaneRound& round : rounds)
+    if (round.work == Work::kInputGradient || round.work == Work::kBackward)
+      expert_weights.push_back(share(round));
+  for (LaneRound& round : rounds) {
+    SyntheticTimes& out = round.synthetic;
+    if (round.work == Work::kForward && round.micro_batch) out.forward = times.forward_ms;
+    if (round.work != Work::kForward && round.micro_batch)
+      out.input_gradient = times.input_gradient_ms;
+    if (round.weights) out.weights = times.weight_gradient_ms;
+    if (round.work != Work::kWeightGradient) out.experts = share(round);
+    for (const uint32_t number : round.experts) out.expert_weights += expert_weights.at(number);
+  }
+}
+
 MostHeld most_held(const std::vector<LaneRound>& rounds) {
   MostHeld now, most;
   for (const LaneRound& round : rounds) {

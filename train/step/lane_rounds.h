@@ -11,6 +11,14 @@
 
 namespace holdfast::train {
 
+// How long the operations of a round are to take on this lane, in ms; 0: what they take.
+struct SyntheticTimes {
+  double forward = 0, input_gradient = 0, weights = 0;  // dense parts of what the lane runs
+  double experts = 0;         // of F or I: of what is sent to the experts hosted here
+  double expert_weights = 0;  // of all I rounds whose expert W is done
+  bool operator==(const SyntheticTimes&) const = default;
+};
+
 struct LaneRound {
   Work work = Work::kForward;  // of the stage group, which talks in all rounds but those of W
   // F, I or B: this lane's, nullopt: none.
@@ -26,12 +34,19 @@ struct LaneRound {
   bool as_forward = false;
   // Numbers among I and B rounds, whose expert W every lane computes last.
   std::vector<uint32_t> experts;
+
+  SyntheticTimes synthetic;
 };
 
 // Of a plan that keeps all rules (schedule/validate.h). F rounds, and I and B rounds, are numbered in the
 // order of the plan.
 std::vector<LaneRound> rounds_of_lane(const Plan& plan, const Members& members, uint32_t stage,
                                       uint32_t lane);
+
+// Fills in `synthetic` of all rounds of a lane in a group of so many, as simulate() counts it
+// (schedule/simulate.h).
+void set_synthetic_times(std::vector<LaneRound>& rounds, uint32_t lanes,
+                         const conf::SyntheticConfig& times);
 
 // The most micro-batches that the lane holds at once, from its F to its dense W, and the most rounds of
 // which it holds rows for experts, from their F or, where they are put together anew, their I to their

@@ -151,6 +151,18 @@ Result<StepDone> LaneTrainer<B>::take_step(ViewCommunicator& view, Step step) tr
   return out_of_memory(error);
 }
 
+// To what the job's [synthetic] table says.
+template <class B>
+Status LaneTrainer<B>::lengthen(Step step, double ms, std::chrono::steady_clock::time_point since) {
+  if (ms <= 0) return {};
+  at(step, at_round_, true);
+  const std::chrono::duration<double, std::milli> time(ms);
+  if (abort_.wait_until(since + std::chrono::round<std::chrono::nanoseconds>(time)))
+    return fail(ErrorCode::kCommAborted, "the view ended during the step");
+  at(step, at_round_);
+  return {};
+}
+
 // Returns the bytes that went to neighbouring stages.
 template <class B>
 Result<uint64_t> LaneTrainer<B>::run_rounds(const Wires& wires, Step step) {
@@ -161,7 +173,8 @@ Result<uint64_t> LaneTrainer<B>::run_rounds(const Wires& wires, Step step) {
   MarkedGradients<B> gradients(gradients_, marker());
   RoundRunner<B> runner({*device_, *model_, weights, gradients, context, wires.hand_over,
                          [&](MicroBatchIndex j) { return batches_.training(step, j); }, sizes(),
-                         activations(), most_held_});
+                         activations(), most_held_,
+                         [&](double ms, auto since) { return lengthen(step, ms, since); }});
   uint32_t number = 0;
   for (const LaneRound& round : rounds_) {
     at(step, number++);
@@ -189,6 +202,7 @@ Status LaneTrainer<B>::update(StepDone& done) {
   at(done.step, at_round_, true);  // a capture may hold the buffer for a while
   done.stall_seconds = store_.begin_update();
   at(done.step, at_round_);
+  const auto begun = std::chrono::steady_clock::now();
   const kernels::AdamwConstants constants = adamw_constants(job_.optimizer, adamw_step);
   // A lane that is alone computes with what it updates; else materialize brings the weights.
   const bool makes_weights = map_.lanes == 1 && !B::kHostMemory;
@@ -210,6 +224,7 @@ Status LaneTrainer<B>::update(StepDone& done) {
   at(done.step, at_round_);  // enqueued; the device may take its time
   weights_made_ = makes_weights;
   RETURN_IF_ERROR(device_->finish());
+  if (job_.synthetic) RETURN_IF_ERROR(lengthen(done.step, job_.synthetic->update_ms, begun));
   if (abort_.is_set()) return fail(ErrorCode::kCommAborted, "the view ended before the update");
   store_.commit_update({Version(done.step.value + 1), epoch_});
   fault_point("train.updated");

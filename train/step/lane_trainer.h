@@ -93,6 +93,7 @@ class LaneTrainer final : public Trainer {
   Result<uint64_t> run_rounds(const Wires& wires, Step step);
   Status gather_losses(Communicator& step, StepDone& done);
   Status update(StepDone& done);
+  Status lengthen(Step step, double ms, std::chrono::steady_clock::time_point since);
   Result<std::optional<double>> evaluate(const Wires& wires);
   Result<std::optional<double>> evaluate_one(const Wires& wires, uint32_t index);
   Status make_up_evaluation(const Wires& wires);

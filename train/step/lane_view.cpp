@@ -46,6 +46,7 @@ Status LaneTrainer<B>::open_view(const TrainerView& view) try {
   members_ = std::move(members);
   open_map(view);
   rounds_ = rounds_of_lane(plan_, members_, stage_, map_.lane);
+  if (job_.synthetic) set_synthetic_times(rounds_, map_.lanes, *job_.synthetic);
   most_held_ = most_held(rounds_);
   if (!model_ || model_->stage() != map_.stage) model_.emplace(*device_, job_.model, map_.stage);
   std::vector<uint32_t> owned;

@@ -12,27 +12,46 @@ template <class B>
 Status RoundRunner<B>::run(const LaneRound& round) {
   switch (round.work) {
     case Work::kForward:
+      // Beside the others' F: they wait for this lane only where rows go to the experts.
+      RETURN_IF_ERROR(weights(round));
       RETURN_IF_ERROR(forward(round));
       break;
     case Work::kInputGradient:
     case Work::kBackward:
-      RETURN_IF_ERROR(input_gradient(round));
+      RETURN_IF_ERROR(input_gradient(round));  // rows go to the experts first
+      RETURN_IF_ERROR(weights(round));
       break;
     case Work::kWeightGradient:
+      RETURN_IF_ERROR(weights(round));
       break;
   }
-  if (round.weights)
-    RETURN_IF_ERROR(parts_.model.weight_gradient(*stashes_.at(round.weights->value),
-                                                 parts_.gradients));
+  const Clock::time_point begun = Clock::now();
   for (const uint32_t number : round.experts)
     RETURN_IF_ERROR(
         parts_.model.expert_weight_gradient(*gradient_rounds_.at(number), parts_.gradients));
+  RETURN_IF_ERROR(lengthen(round.synthetic.expert_weights, begun));
+  // One piece of work, as plans time it (schedule/simulate.h): it is handed on at its end.
+  if (round.work == Work::kBackward) RETURN_IF_ERROR(hand_back(round));
   if (!round.weights && round.experts.empty()) return {};
   retire(round);
   // Between lanes the host has waited for the device in this round anyway.
   const bool at_once = B::kHostMemory || parts_.context.comm.size() > 1;
   while (at_once && !retired_.empty()) RETURN_IF_ERROR(free_oldest());
   return {};
+}
+
+template <class B>
+Status RoundRunner<B>::weights(const LaneRound& round) {
+  if (!round.weights) return {};
+  const Clock::time_point begun = Clock::now();
+  RETURN_IF_ERROR(
+      parts_.model.weight_gradient(*stashes_.at(round.weights->value), parts_.gradients));
+  return lengthen(round.synthetic.weights, begun);
+}
+
+template <class B>
+Status RoundRunner<B>::lengthen(double ms, Clock::time_point since) const {
+  return ms > 0 && parts_.lengthen ? parts_.lengthen(ms, since) : Status();
 }
 
 template <class B>
@@ -107,8 +126,11 @@ Status RoundRunner<B>::forward(const LaneRound& round) {
   }
   ASSIGN_OR_RETURN(const auto x_ND, receive(round));  // on its way while room is made
   RETURN_IF_ERROR(make_room());
+  RETURN_IF_ERROR(lengthen(round.synthetic.forward, Clock::now()));
   ASSIGN_OR_RETURN(ForwardRound<B> done, parts_.model.forward(batch ? &*batch : nullptr,
                                                               parts_.weights, parts_.context, x_ND));
+  // Every lane has been here by now: the experts' part begins when all dense parts are done.
+  RETURN_IF_ERROR(lengthen(round.synthetic.experts, Clock::now()));
   forwards_.push_back({std::move(done.hosted), round.busy});
   if (!round.micro_batch) return {};
   if (round.to) RETURN_IF_ERROR(send(round, done.stash->output()));
@@ -143,11 +165,19 @@ Status RoundRunner<B>::input_gradient(const LaneRound& round) {
   Stash<B>* stash = round.micro_batch ? stashes_.at(round.micro_batch->value).get() : nullptr;
   RETURN_IF_ERROR(parts_.model.input_gradient(stash, *hosted, parts_.weights, parts_.context,
                                               dy_ND));
+  RETURN_IF_ERROR(
+      lengthen(round.synthetic.experts + round.synthetic.input_gradient, Clock::now()));
   gradient_rounds_.push_back(std::move(hosted));
-  if (round.to) RETURN_IF_ERROR(send(round, stash->handed_back()));
+  if (round.work != Work::kBackward) RETURN_IF_ERROR(hand_back(round));
   if (!round.as_forward) RETURN_IF_ERROR(parts_.device.finish());  // it has copied them
   release_forwards(round);
   return {};
+}
+
+template <class B>
+Status RoundRunner<B>::hand_back(const LaneRound& round) {
+  if (!round.to) return {};
+  return send(round, stashes_.at(round.micro_batch->value)->handed_back());
 }
 
 // ---- between stages -------------------------------------------------------------------------------

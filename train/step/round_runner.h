@@ -6,6 +6,7 @@
 // freed where the next F needs the room, and else at the end of the step.
 #pragma once
 
+#include <chrono>
 #include <deque>
 #include <functional>
 #include <map>
@@ -32,6 +33,9 @@ class RoundRunner {
     MicroBatch sizes;  // of any micro-batch, without tokens
     size_t elements;   // of one that is handed over
     MostHeld most;     // in the rounds of the step
+    // Returns once so many ms have passed since then. Called where an operation is to take longer than it
+    // does; empty: nothing is.
+    std::function<Status(double, std::chrono::steady_clock::time_point)> lengthen = {};
   };
   explicit RoundRunner(Parts parts) : parts_(std::move(parts)) {}
 
@@ -64,8 +68,12 @@ class RoundRunner {
     std::unique_ptr<Stash<B>> stash;
     std::vector<std::unique_ptr<Hosted<B>>> hosted;
   };
+  using Clock = std::chrono::steady_clock;
+  Status lengthen(double ms, Clock::time_point since) const;
   Status forward(const LaneRound& round);
   Status input_gradient(const LaneRound& round);
+  Status hand_back(const LaneRound& round);
+  Status weights(const LaneRound& round);
   Result<std::unique_ptr<Hosted<B>>> hosted_for(const LaneRound& round);
   void release_forwards(const LaneRound& round);
   Result<MicroBatch> read(MicroBatchIndex micro_batch) const;

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -32,6 +33,12 @@ class AbortWord {
   void set() { store(true); }
   void clear() { store(false); }
   bool is_set() const { return word_.load(std::memory_order_acquire); }
+  // Until it is set (true) or the time has come (false).
+  bool wait_until(std::chrono::steady_clock::time_point time) EXCLUDES(mutex_) {
+    const MutexLock lock(mutex_);
+    while (!is_set() && std::chrono::steady_clock::now() < time) changed_.wait_until(mutex_, time);
+    return is_set();
+  }
   // A second word, that an accelerator reads: its bit kBit follows this one from now on; nullptr ends
   // that.
   static constexpr uint32_t kBit = 1;
@@ -46,6 +53,7 @@ class AbortWord {
     word_.store(set, std::memory_order_release);
     const MutexLock lock(mutex_);
     copy();
+    changed_.notify_all();
   }
   void copy() REQUIRES(mutex_) {
     if (mirror_ == nullptr) return;
@@ -56,6 +64,7 @@ class AbortWord {
   }
   std::atomic<bool> word_{false};
   Mutex mutex_;
+  CondVar changed_;
   std::atomic<uint32_t>* mirror_ GUARDED_BY(mutex_) = nullptr;
 };
 

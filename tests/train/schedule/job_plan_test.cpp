@@ -112,6 +112,38 @@ TEST(JobPlanTest, ExpertsAndHeadAreCountedWhereTheyAre) {
   EXPECT_DOUBLE_EQ(problem.stages[1].costs.forward.total(), 4 + 2 * 64 * 256 / 135168.0);
 }
 
+TEST(JobPlanTest, SyntheticTimesTakeThePlaceOfCosts) {
+  conf::JobConfig job = job_of(2, 3, 4);
+  job.synthetic = {1, 2, 3, 4, 5, "split"};
+  for (const StageProblem& stage : problem_of_job(job, all_lanes(job)).stages) {
+    EXPECT_EQ(stage.costs.forward.dense, 1) << "the head's stage too";
+    EXPECT_EQ(stage.costs.input.dense, 2);
+    EXPECT_EQ(stage.costs.weight.dense, 3);
+    for (const WorkCost& work : {stage.costs.forward, stage.costs.input, stage.costs.weight})
+      EXPECT_EQ(work.expert, 4);
+    EXPECT_EQ(stage.costs.send, 0);
+    EXPECT_EQ(stage.costs.update, 5);
+  }
+}
+
+TEST(JobPlanTest, ReroutingAloneRunsIAndWInOne) {
+  conf::JobConfig job = job_of(2, 2, 4);
+  const auto has_split_rounds = [&] {
+    bool split = false;
+    const auto plan = plan_of_job(job, {{0, 1}, {1}});
+    for (const StagePlan& stage : plan.value().stages)
+      for (const StageRound& round : stage.rounds) split |= round.work == Work::kInputGradient;
+    return split;
+  };
+  EXPECT_EQ(policy_of_job(job), Policy::kSplit);
+  job.synthetic.emplace();
+  EXPECT_EQ(policy_of_job(job), Policy::kSplit);
+  EXPECT_TRUE(has_split_rounds());
+  job.synthetic->policy = "reroute";
+  EXPECT_EQ(policy_of_job(job), Policy::kReroute);
+  EXPECT_FALSE(has_split_rounds());
+}
+
 TEST(JobPlanTest, OneStageRunsTheRoundsThatItAlwaysRan) {
   conf::JobConfig job = job_of(3, 1, 2);
   const auto plan = plan_of_job(job, {{0, 2}});

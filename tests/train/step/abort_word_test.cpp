@@ -1,6 +1,9 @@
 // The word that an accelerator reads has more than one owner.
 #include <gtest/gtest.h>
 
+#include <chrono>
+#include <thread>
+
 #include "train/step/trainer.h"
 
 namespace holdfast::train {
@@ -22,6 +25,27 @@ TEST(AbortWords, SetAndClearTheirOwnBitOfTheDevicesWord) {
   word.mirror(nullptr);
   word.clear();
   EXPECT_EQ(device.load(), kBit) << "it follows no more";
+}
+
+using Clock = std::chrono::steady_clock;
+
+TEST(AbortWords, EndAWaitAtOnce) {
+  AbortWord word;
+  const auto begun = Clock::now();
+  std::thread setter([&] { word.set(); });
+  EXPECT_TRUE(word.wait_until(begun + std::chrono::minutes(2)));
+  setter.join();
+  EXPECT_TRUE(word.wait_until(begun + std::chrono::minutes(2))) << "it is set already";
+  EXPECT_LT(Clock::now() - begun, std::chrono::minutes(1));
+}
+
+TEST(AbortWords, LetAWaitTakeItsTime) {
+  AbortWord word;
+  const auto until = Clock::now() + std::chrono::milliseconds(30);
+  word.clear();
+  EXPECT_FALSE(word.wait_until(until));
+  EXPECT_GE(Clock::now(), until);
+  EXPECT_FALSE(word.wait_until(until)) << "that is over";
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 
 #include "tests/train/model/model_harness.h"
 #include "train/comm/in_process.h"
+#include "train/schedule/text.h"
 #include "train/schedule/validate.h"
 
 namespace holdfast::train {
@@ -17,14 +18,17 @@ struct Held {
   size_t most = 0, most_rounds = 0;      // between two rounds
   size_t at_end = 0, rounds_at_end = 0;  // of the step
   size_t losses = 0;
+  std::vector<std::vector<double>> lengthened;  // by round, in the order in which it was asked for, ms
 };
 
 class StepOfAJob {
  public:
   StepOfAJob(const conf::JobConfig& job, LanesByStage lanes)
+      : StepOfAJob(job, lanes, *plan_of_job(job, lanes)) {}
+  StepOfAJob(const conf::JobConfig& job, LanesByStage lanes, Plan plan)
       : job_(job),
         stages_(split_layers(job.model, job.stages)),
-        plan_(*plan_of_job(job, lanes)),
+        plan_(std::move(plan)),
         weights_(random_weights<float>(job.model, 3)),
         batches_(random_batches(job.model, 4, size_t{job.pipelines} * job.micro_batches, 2)) {
     std::vector<uint32_t> coordinates, stages;
@@ -62,15 +66,21 @@ class StepOfAJob {
     const auto group = view.group(members_.group(stage));
     HostPayload payload(*group);
     const ModelContext context{*group, payload, placement};
-    const std::vector<LaneRound> rounds = rounds_of_lane(plan_, members_, stage, lane);
+    std::vector<LaneRound> rounds = rounds_of_lane(plan_, members_, stage, lane);
+    if (job_.synthetic) set_synthetic_times(rounds, lanes, *job_.synthetic);
+    Held held;
     HostHandOver hand_over(view);
     RoundRunner<Backend<float>> runner(
         {cpu, model, here, sink, context, hand_over,
          [&](MicroBatchIndex j) -> Result<MicroBatch> { return batches_[j.value]; },
          MicroBatch{2, job_.model.context, {}, {}},
-         size_t{2} * job_.model.context * job_.model.width, most_held(rounds)});
-    Held held;
+         size_t{2} * job_.model.context * job_.model.width, most_held(rounds),
+         [&](double ms, auto) {
+           held.lengthened.back().push_back(ms);
+           return Status();
+         }});
     for (const LaneRound& round : rounds) {
+      held.lengthened.emplace_back();
       const Status done = runner.run(round);
       CHECK(done.has_value(), "{}", done.error().to_string());
       held.most = std::max(held.most, runner.held());
@@ -122,6 +132,24 @@ TEST(RoundRunnerTest, HoldsNoMoreThanThePlanSaysAndNothingAtTheEnd) {
       EXPECT_GT(most, 1U) << "a pipeline that never fills";
     }
   }
+}
+
+// A lane's W beside the others' F comes before they wait for it; beside their I it comes after.
+TEST(RoundRunnerTest, OperationsAreLengthenedInTheOrderInWhichTheyRun) {
+  conf::JobConfig job;
+  job.model = small_model();
+  job.pipelines = 2;
+  job.micro_batches = 2;
+  job.synthetic = {1, 2, 4, 16, 0, "split"};
+  const Plan plan = *parse_plan(
+      "plan pipelines 2 micro-batches 2\n"
+      "stage 0 lanes 0 1: F0 F1 | I0 I1 | F2 W1 | W0 F3 e0 | I2 - | W2 I3 e1 | - W3 e2\n");
+  ASSERT_EQ(validate(problem_of_job(job, {{0, 1}}), plan), std::vector<std::string>());
+  const std::vector<Held> held = StepOfAJob(job, {{0, 1}}, plan).run();
+  using Lengths = std::vector<std::vector<double>>;
+  EXPECT_EQ(held[0].lengthened,
+            (Lengths{{1, 16}, {18}, {1, 8}, {4, 8, 16}, {10}, {8, 4, 8}, {8}}));
+  EXPECT_EQ(held[1].lengthened, (Lengths{{1, 16}, {18}, {4, 8}, {1, 8, 16}, {8}, {10, 8}, {4, 8}}));
 }
 
 }  // namespace
