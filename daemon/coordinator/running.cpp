@@ -149,7 +149,9 @@ void Coordinator::Machine::on(const WorkerReplicated& event) {
   for (const NodeId& holder : view_->members[*lane].holders)
     if (std::find(event.holders.begin(), event.holders.end(), holder) == event.holders.end())
       return;
-  arenas_replicated(*lane, event.state);
+  // What an abandoned capture left may be free by now.
+  if (captures_.is_under_way({event.state.version, event.attempt}))
+    arenas_replicated(*lane, event.state);
   std::vector<Version> abandoned;
   if (captures_.replicated(*lane, {event.state.version, event.attempt}, abandoned))
     became_safe(event.state.version, abandoned);

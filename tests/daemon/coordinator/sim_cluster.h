@@ -29,6 +29,8 @@ struct WalkOptions {
 struct Asked {
   std::string outcome;  // foretold; empty: there was nothing to ask
   std::string differs;  // what came otherwise; empty: nothing
+  // What late captures of an abandoned version left counts for nothing until nodes say that they have it.
+  bool better = false;  // a newer base came than was foretold, and captures had been abandoned
   bool moved = false;   // between stages
   uint64_t bytes_moved = 0;
   uint64_t steps_twice = 0;

@@ -99,6 +99,7 @@ bool SimCluster::settle() {
 void SimCluster::lose(const std::set<NodeId>& nodes) {
   for (const NodeId& id : nodes) {
     Node& node = *find(id);
+    lost_.insert(id);
     if (node.daemon) kill_daemon(node);
     kill_worker(node, false);
     node.arena.clear();
@@ -178,6 +179,9 @@ Asked SimCluster::ask_and_lose(uint32_t events, uint32_t lost) {
   lose({names.begin(), names.end()});
   asked.outcome = foretold->outcome;
   asked.differs = broken_.empty() ? came_otherwise(*foretold) : broken_;
+  asked.better = foretold->prediction && coordinator_->phase() == Phase::kRestoring &&
+                 coordinator_->view()->base.version > foretold->prediction->base.version &&
+                 coordinator_->counters().captures_abandoned > 0;
   if (foretold->prediction) {
     asked.moved = !foretold->prediction->moves.empty();
     asked.bytes_moved = foretold->prediction->bytes_moved;
