@@ -105,6 +105,61 @@ TEST_F(Commands, ANodeThatRunsIsNotStartedAgain) {
   EXPECT_THAT(unknown.output, HasSubstr("no node node-9"));
 }
 
+TEST_F(Commands, WhatIfForetellsWhatAFailureThenDoes) {
+  start();
+  EXPECT_THAT(run({"what-if", "--fail", "node-2"})->wait().output, HasSubstr("HF-803 job_state: no job runs"));
+  job_.steps = 100'000;
+  job_.snapshot.every = 400;  // far apart: the base does not move between question and failure
+  cluster_.submit(job_);
+  ASSERT_TRUE(cluster_.wait_for_safe(401));
+  const test::Ended unknown = run({"what-if", "--fail", "node-2,node-9"})->wait();
+  EXPECT_EQ(unknown.code, 3) << unknown.output;
+  EXPECT_THAT(unknown.output, HasSubstr("HF-907 not_found: there is no node node-9"));
+  const test::Ended table = run({"what-if", "--fail", "node-2"})->wait();
+  EXPECT_EQ(table.code, 0) << table.output;
+  EXPECT_THAT(table.output, HasSubstr("job tiny goes on with 3 of 4 lanes from v401@"));
+  fmt::print("{}", table.output);
+
+  const uint64_t before = cluster_.last_event();
+  const auto body = cluster_.get("/v1/what-if?fail=node-2", "node-1");  // forwarded
+  ASSERT_TRUE(cluster_.playground().kill_node("node-2"));
+  ASSERT_TRUE(body) << body.error().to_string();
+  const auto said = from_json<daemon::WhatIf>(*body, "what-if");
+  ASSERT_TRUE(said) << said.error().to_string();
+  ASSERT_TRUE(said->prediction);
+  const daemon::Prediction& foretold = *said->prediction;
+  EXPECT_EQ(said->outcome, "continues");
+  EXPECT_GT(foretold.orphan_shards, 0U);
+  EXPECT_TRUE(foretold.pace.step_seconds_after);
+
+  const auto recovered = cluster_.wait_for_event("recovered", before);
+  ASSERT_TRUE(recovered);
+  const auto view = cluster_.wait_for_event("view", before);
+  ASSERT_TRUE(view);
+  fmt::print("{}\n", recovered->text);
+  EXPECT_EQ(detail(*view, "base"), std::to_string(foretold.base.version.value));
+  EXPECT_EQ(detail(*view, "bytes_moved"), std::to_string(foretold.bytes_moved));
+  EXPECT_EQ(detail(*recovered, "base"), to_string(foretold.base));
+  EXPECT_EQ(detail(*recovered, "base_predicted"), to_string(foretold.base));
+  EXPECT_EQ(detail(*recovered, "bytes_moved"), std::to_string(foretold.bytes_moved));
+  EXPECT_EQ(detail(*recovered, "bytes_moved_predicted"), std::to_string(foretold.bytes_moved));
+  EXPECT_EQ(detail(*recovered, "owners_as_predicted"), "true");
+  EXPECT_GT(std::stod(detail(*recovered, "seconds")), 0);
+  EXPECT_GT(std::stod(detail(*recovered, "seconds_predicted")), 0);
+
+  const auto job = cluster_.get("/v1/jobs/tiny");
+  ASSERT_TRUE(job) << job.error().to_string();
+  const auto views = from_json<std::vector<daemon::View>>(job->at("views"), "views");
+  ASSERT_TRUE(views && !views->empty());
+  EXPECT_EQ(views->back().owner_lane, foretold.owner_lane);
+  ASSERT_EQ(views->back().members.size(), foretold.workers.size());
+  for (size_t lane = 0; lane < foretold.workers.size(); ++lane)
+    EXPECT_EQ(views->back().members[lane].worker, foretold.workers[lane]);
+  const auto pace = cluster_.wait_for_event("pace", before);
+  ASSERT_TRUE(pace);
+  fmt::print("{}\n", pace->text);
+}
+
 TEST_F(Commands, QuickstartInterruptedLeavesNothingRunning) {
   const fs::path folder = cluster_.directory() / "q";
   const auto quickstart = run({"quickstart", "--dir", folder.string(), "--job", tiny(), "--data",
