@@ -22,7 +22,7 @@ std::string name_of(const daemon::WorkerId& worker) {
 }
 
 std::string number(const std::optional<double>& value, const char* format) {
-  return value ? fmt::format(fmt::runtime(format), *value) : "?";
+  return value ? fmt::format(fmt::runtime(format), *value) : "-";
 }
 
 std::string joined(const std::vector<std::string>& all) {

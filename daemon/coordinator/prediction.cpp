@@ -120,7 +120,7 @@ Duration predict_restore(const RestoreLoad& load, const Measured& measured, cons
   const auto speed = measured.fetch_bytes_per_second();
   const double per_second = speed.value_or(assumed.fetch_bytes_per_second);
   const auto beside = measured.restore_beside(per_second, assumed.load_bytes_per_second);
-  Duration restore = median_or(beside, assumed.restore_seconds, "a usual one");
+  Duration restore = median_or(beside, assumed.restore_seconds, "nothing measured yet");
   restore.seconds = *restore.seconds + static_cast<double>(load.fetched_bytes) / per_second +
                     static_cast<double>(load.loaded_bytes) / assumed.load_bytes_per_second;
   if (load.fetched_bytes > 0)
@@ -192,9 +192,9 @@ Prediction predict(const ViewAhead& ahead, const Measured& measured, const Assum
   RecoveryTime& time = prediction.recovery;
   time.noticed = median_or(measured.noticed(), assumed.noticed_seconds,
                            "the longest wait for the cause of a broken collective");
-  time.quiesce = median_or(measured.quiesce(), assumed.quiesce_seconds, "a usual one");
+  time.quiesce = median_or(measured.quiesce(), assumed.quiesce_seconds, "nothing measured yet");
   time.restore = predict_restore(load, measured, assumed);
-  time.connect = median_or(measured.connect(), assumed.connect_seconds, "a usual one");
+  time.connect = median_or(measured.connect(), assumed.connect_seconds, "nothing measured yet");
   time.first_step = predict_first_step(prediction.pace, measured);
   for (const Duration* part :
        {&time.noticed, &time.quiesce, &time.restore, &time.connect, &time.first_step})

@@ -53,7 +53,7 @@ TEST(WhatIfTable, SaysTheOutcomeFirstAndWhereFiguresComeFrom) {
            "shards    12 without an owner (3.0 MiB), 1.0 MiB moved between nodes\n",
            "noticed        0.30  assumed: the longest wait\n",
            "quiesce        0.12  median of 2 views\n",
-           "first step        ?  not known: no step of this view yet\n",
+           "first step        -  not known: no step of this view yet\n",
            "in all         0.42  without what is not known\n",
            "its own arena",
            "node-3",
