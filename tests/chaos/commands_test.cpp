@@ -7,6 +7,7 @@
 #include <cmath>
 #include <fstream>
 
+#include "daemon/coordinator/foretold.h"
 #include "tests/chaos/failures.h"
 #include "tests/ctl/program.h"
 
