@@ -29,6 +29,12 @@ struct EventsOptions {
 };
 Status show_events(const Connection& connection, const EventsOptions& options);
 
+// what_if_command.cpp
+struct WhatIfArguments {
+  std::string fail;  // "node-1,node-2"
+};
+Status show_what_if(const Connection& connection, const WhatIfArguments& arguments);
+
 // export_command.cpp
 struct ExportOptions {
   std::string job;

@@ -3,6 +3,7 @@
 #include <fmt/ranges.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <charconv>
 #include <cstdio>
 #include <functional>
@@ -88,6 +89,29 @@ void add_snapshots(CLI::App& app, Connection& c, Chosen& chosen, ExportOptions& 
       ->capture_default_str()
       ->check(CLI::IsMember({"float32", "bf16"}));
   add_output(to, c);
+}
+
+CLI::Validator node_names() {
+  return CLI::Validator(
+      [](std::string& text) {
+        for (size_t begin = 0; begin <= text.size();) {
+          const size_t end = std::min(text.find(',', begin), text.size());
+          const std::string name = text.substr(begin, end - begin);
+          if (!conf::valid_name(name)) return fmt::format("\"{}\" is no node's name", name);
+          begin = end + 1;
+        }
+        return std::string();
+      },
+      "");
+}
+
+void add_what_if(CLI::App& app, Connection& c, Chosen& chosen, WhatIfArguments& a) {
+  CLI::App& command = leaf(app, "what-if", "What would follow if nodes died now", chosen,
+                           [&c, &a] { return show_what_if(c, a); });
+  command.add_option("--fail", a.fail, "The nodes, as node-1,node-2")
+      ->required()
+      ->check(node_names());
+  add_output(command, c);
 }
 
 void add_cluster(CLI::App& app, Connection& c, Chosen& chosen, EventsOptions& events) {
@@ -272,6 +296,8 @@ int run(int argc, char** argv) {
   PlaygroundArguments playground;
   QuickstartArguments quickstart;
   PlanArguments plan;
+  WhatIfArguments what_if;
+  add_what_if(app, connection, chosen, what_if);
   add_cluster(app, connection, chosen, events);
   add_snapshots(app, connection, chosen, exported);
   add_jobs(app, connection, chosen, jobs);

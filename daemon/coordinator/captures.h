@@ -50,6 +50,10 @@ class Captures {
 
   std::vector<Named> under_way() const;
   bool is_under_way(Version version) const { return pending_.contains(version); }
+  bool is_under_way(const Named& named) const {
+    const auto it = pending_.find(named.version);
+    return it != pending_.end() && it->second.attempt == named.attempt;
+  }
   // The newest version that any owner of this view may have been told to capture.
   const std::optional<Version>& newest_named() const { return newest_named_; }
 

@@ -18,6 +18,7 @@
 
 #include "base/ids.h"
 #include "base/result.h"
+#include "daemon/coordinator/foretold.h"
 #include "daemon/coordinator/types.h"
 
 namespace holdfast::daemon {
@@ -39,6 +40,10 @@ struct CoordinatorOptions {
   int64_t bench_ms = 30'000;            // a worker that keeps failing views stays out this long
   uint32_t view_failures_before_bench = 3;
   double fetch_bytes_per_second = 1e9;  // taken for what a node brings from others in a restore
+
+  // For predictions only.
+  NodeId self;            // the node that this runs on
+  int64_t silent_ms = 0;  // a node that says nothing for so long is suspected
 
   // For the random walk only: each takes one safeguard out, and the walk must notice.
   bool test_ignore_made = false;      // versions are told apart by their number alone
@@ -157,8 +162,16 @@ class Coordinator {
   const std::optional<train::StepDone>& last_step() const;  // the newest reported
   const CoordinatorCounters& counters() const;
 
+  // What would follow if these nodes died now, with what they hold: the decision itself, made by a copy.
+  // As costly as that. kNotFound: of these names there is no node; kJobState: no job trains just now;
+  // kUsage: none is named.
+  Result<WhatIf> what_if(int64_t now_ms, const std::vector<NodeId>& failed) const;
+  // Whole and apart: what it is told or asked changes nothing here.
+  Coordinator copy() const;
+
  private:
   class Machine;
+  explicit Coordinator(std::unique_ptr<Machine> machine);
   std::unique_ptr<Machine> machine_;
 };
 

@@ -38,6 +38,7 @@ void Coordinator::Machine::change_view(const std::string& why) {
   if (view_ && (phase_ == Phase::kRestoring ||
                 (phase_ == Phase::kRunning && newest_ == view_->base.version)))
     count_failed_view();
+  recovery_begins();
 
   const Epoch next = epoch_.next();
   out_.records.push_back(StoreEpoch{epoch_, next});
@@ -199,6 +200,7 @@ void Coordinator::Machine::consider_deciding() {
   if (input.workers.empty() && nobody_can_open())
     return finish_job(JobState::kFailed, why_unable());
   if (const auto reason = wait_for_workers(input.workers.size())) {
+    if (recovery_) recovery_->waited = true;
     waiting_for_ = *reason;
     return;
   }
@@ -206,6 +208,7 @@ void Coordinator::Machine::consider_deciding() {
   const StateVersion base = newest_base(input, holdings, choose_members(input, holdings));
   newest_ = std::max(newest_, base.version);
   if (const auto reason = wait_for_copies(base)) {
+    if (recovery_) recovery_->waited = true;
     waiting_for_ = *reason;
     return;
   }
@@ -249,6 +252,8 @@ void Coordinator::Machine::announce(Decision decision) {
   record.steps_done = view_->base.version.value;
   store_job(true);
   note_places(before, decision);
+  recovery_decided(decision);
+  arenas_begin(decision);
   note("view", view_->reason,
        {{"base", std::to_string(view_->base.version.value)},
         {"lanes", std::to_string(view_->members.size())},
@@ -305,6 +310,8 @@ void Coordinator::Machine::restored_by_all() {
   newest_ = view_->base.version;
   last_step_.reset();
   loss_of_.reset();
+  measured_.view_begins();
+  if (recovery_) recovery_->go_ms = now_ms_;
   last_progress_ms_ = now_ms_;
   broken_since_ms_ = -1;
   if (job().state != JobState::kStopping) job().state = JobState::kRunning;

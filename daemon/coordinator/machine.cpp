@@ -125,6 +125,7 @@ void Coordinator::Machine::on(const NodeUp& event) {
   if (new_process) {
     std::erase_if(unable_, [&](const auto& entry) { return entry.first.node == event.node; });
     std::erase_if(benched_before_, [&](const auto& entry) { return entry.first.node == event.node; });
+    if (!lane_of(event.node)) arenas_.forget(event.node);  // a member's survives with its worker
   }
   node = NodeStatus{event.node,           event.session,       NodeState::kUp,
                     "",                   now_ms_,             event.failure_domain,
@@ -241,7 +242,10 @@ void Coordinator::Machine::on(const NodeQuiesced& event) {
   for (const std::string& damaged : event.damaged)
     note("block_damaged", fmt::format("node {}: {}", event.node.value, damaged),
          {{"node", event.node.value}});
-  if (phase_ != Phase::kGathering) return;  // a node that came while a view runs: see watch_returns
+  if (phase_ != Phase::kGathering) {  // a node that came while a view runs: see watch_returns
+    arenas_.told(event.node, event.arena);
+    return;
+  }
   awaited_.erase(event.node);
   answers_[event.node] = event;
   consider_deciding();
@@ -269,6 +273,9 @@ Coordinator::~Coordinator() = default;
 Coordinator::Coordinator(Coordinator&&) noexcept = default;
 Coordinator& Coordinator::operator=(Coordinator&&) noexcept = default;
 
+Coordinator::Coordinator(std::unique_ptr<Machine> machine) : machine_(std::move(machine)) {}
+Coordinator Coordinator::copy() const { return Coordinator(std::make_unique<Machine>(*machine_)); }
+
 Outcome Coordinator::step(int64_t now_ms, const Event& event) {
   return machine_->step(now_ms, event);
 }
@@ -286,5 +293,8 @@ const std::optional<train::StepDone>& Coordinator::last_step() const {
   return machine_->last_step();
 }
 const CoordinatorCounters& Coordinator::counters() const { return machine_->counters(); }
+Result<WhatIf> Coordinator::what_if(int64_t now_ms, const std::vector<NodeId>& failed) const {
+  return machine_->what_if(now_ms, failed);
+}
 
 }  // namespace holdfast::daemon

@@ -1,11 +1,13 @@
 // The coordinator's insides: one class, in parts. machine.cpp takes events and nodes in, failures.cpp
 // counts who fails views, gathering.cpp ends a view and decides the next, running.cpp watches a view
 // that runs, planned.cpp changes it at a step boundary, taking_over.cpp meets a view that runs already,
-// requests.cpp answers people and moves jobs through their states.
+// requests.cpp answers people and moves jobs through their states, what_if.cpp asks a copy what would be,
+// recovery.cpp holds what was foretold beside what came.
 #pragma once
 
 #include <functional>
 #include <map>
+#include <memory>
 #include <optional>
 #include <set>
 #include <string>
@@ -14,7 +16,9 @@
 #include "daemon/coordinator/captures.h"
 #include "daemon/coordinator/coordinator.h"
 #include "daemon/coordinator/decide.h"
+#include "daemon/coordinator/known_arenas.h"
 #include "daemon/coordinator/ledger.h"
+#include "daemon/coordinator/prediction.h"
 #include "train/model/parameter_layout.h"
 
 namespace holdfast::daemon {
@@ -36,6 +40,7 @@ class Coordinator::Machine {
   Version newest_version() const { return newest_; }
   const std::optional<train::StepDone>& last_step() const { return last_step_; }
   const CoordinatorCounters& counters() const { return counters_; }
+  Result<WhatIf> what_if(int64_t now_ms, const std::vector<NodeId>& failed) const;
 
  private:
   // ---- machine.cpp: events
@@ -129,6 +134,32 @@ class Coordinator::Machine {
   void store_job(bool sync);
   void answer(uint64_t request, Status status);
 
+  // ---- what_if.cpp
+  struct Losses {
+    std::set<NodeId> nodes;      // with their arenas
+    std::set<WorkerId> workers;  // of nodes that live
+    bool empty() const { return nodes.empty() && workers.empty(); }
+  };
+  WhatIf foretell(int64_t now_ms, const Losses& losses) const;
+  bool concerned(const Losses& losses) const;
+  void suffer(const Losses& losses);
+  std::map<NodeId, NodeQuiesced> expected_answers() const;
+  bool can_have(const StateVersion& state) const;
+  void say_what_follows(const Machine& after, WhatIf& answer) const;
+  Assumed assumed() const;
+
+  // ---- recovery.cpp
+  void recovery_begins();
+  void recovery_decided(const Decision& decision);
+  void recovery_ends();
+  void note_recovered(const RecoveryTook& took);
+  void note_pace();
+  void arenas_begin(const Decision& decision);
+  void arenas_taken_over();
+  void arenas_replicated(uint32_t lane, const StateVersion& state);
+  void arenas_watermark(const std::vector<Version>& abandoned);
+  int64_t first_sign_ms() const;
+
   // ---- small tools
   JobRecord& job() { return jobs_.at(*active_); }
   const JobRecord& job() const { return jobs_.at(*active_); }
@@ -209,6 +240,28 @@ class Coordinator::Machine {
   int64_t stopping_since_ms_ = -1;  // a stop was requested
   std::set<NodeId> considered_;     // nodes that were there when the view's holders were chosen
   uint32_t end_attempts_ = 0;  // at keeping the last version
+
+  // For predictions; nothing is decided from these.
+  KnownArenas arenas_;         // while a view runs
+  bool arenas_known_ = false;  // a process that is new to a view learns it with the next safe version
+  Measured measured_;
+  bool is_asked_ = false;      // a copy that shows what would be
+  // From the end of a view to the first step of the next.
+  struct Recovery {
+    std::shared_ptr<const Machine> before;  // as the view ended; nullptr: none ran
+    int64_t sign_ms = 0;                    // of the failure
+    int64_t quiesce_ms = 0;
+    int64_t decided_ms = 0;
+    int64_t go_ms = 0;
+    uint32_t views = 1;    // it took so many
+    bool waited = false;   // for workers or copies
+    Losses losses;
+    RestoreLoad load;
+    std::optional<double> connect_seconds;
+    std::optional<WhatIf> foretold;
+  };
+  std::optional<Recovery> recovery_;
+  std::optional<Pace> pace_foretold_;  // of the open view, until enough steps tell
 };
 
 }  // namespace holdfast::daemon

@@ -62,6 +62,11 @@ void Coordinator::Machine::start(const JobId& name) {
     if (node.state == NodeState::kUp) look_for_room(node);
   moves_proposed_for_.clear();
   end_attempts_ = 0;
+  arenas_.clear();
+  arenas_known_ = false;
+  measured_ = {};
+  recovery_.reset();
+  pace_foretold_.reset();
 }
 
 Status Coordinator::Machine::check_submission(const conf::JobConfig& config) const {
@@ -188,6 +193,8 @@ void Coordinator::Machine::finish_job(JobState state, const std::string& detail)
     send(id, CommandEndJob{epoch_, *active_, detail});
     node.workers.clear();  // they leave, their nodes say no more of them
   }
+  note_pace();
+  recovery_.reset();
   active_.reset();
   stopping_since_ms_ = -1;
   view_.reset();

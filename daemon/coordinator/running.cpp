@@ -8,6 +8,8 @@
 namespace holdfast::daemon {
 namespace {
 
+constexpr size_t kStepsOfPace = 6;  // the first does not count
+
 double seconds_of(const train::RestoreTimes& t) {
   return t.room_seconds + t.load_seconds + t.connect_seconds + t.weights_seconds;
 }
@@ -61,6 +63,7 @@ void Coordinator::Machine::on(const WorkerRunning& event) {
         return seconds_of(a.second) < seconds_of(b.second);
       });
   const train::RestoreTimes& t = slowest->second;
+  if (recovery_) recovery_->connect_seconds = t.connect_seconds + t.weights_seconds;
   const std::string& node = view_->members[slowest->first].worker.node.value;
   const auto seconds = [](double value) { return fmt::format("{:.3f}", value); };
   note("restored",
@@ -105,9 +108,12 @@ void Coordinator::Machine::on(const WorkerStepDone& event) {
     }
     note("first_step", fmt::format("step {} is the first of epoch {}", step.value, to_string(epoch_)),
          {{"step", std::to_string(step.value)}, {"steps_twice", std::to_string(steps_back_)}});
+    recovery_ends();
   }
   note_loss(event.step);
   if (last_step_ && step <= last_step_->step) return;
+  measured_.step_took(event.step.seconds);
+  if (measured_.steps() >= kStepsOfPace) note_pace();
   newest_ = std::max(newest_, Version(step.value + 1));
   last_step_ = event.step;
   job().steps_done = newest_.value;
@@ -132,6 +138,7 @@ void Coordinator::Machine::capture(const Captures::Named& named) {
 void Coordinator::Machine::abandon(Version version) {
   ++counters_.captures_abandoned;
   for (const auto& [id, node] : nodes_) send(id, CommandWatermark{epoch_, job().safe, {version}});
+  arenas_watermark({version});
 }
 
 void Coordinator::Machine::name_captures() {
@@ -149,6 +156,9 @@ void Coordinator::Machine::on(const WorkerReplicated& event) {
   for (const NodeId& holder : view_->members[*lane].holders)
     if (std::find(event.holders.begin(), event.holders.end(), holder) == event.holders.end())
       return;
+  // What an abandoned capture left may be free by now.
+  if (captures_.is_under_way({event.state.version, event.attempt}))
+    arenas_replicated(*lane, event.state);
   std::vector<Version> abandoned;
   if (captures_.replicated(*lane, {event.state.version, event.attempt}, abandoned))
     became_safe(event.state.version, abandoned);
@@ -161,6 +171,8 @@ void Coordinator::Machine::became_safe(Version version, const std::vector<Versio
   seal(version);
   store_job(false);
   for (const auto& [id, node] : nodes_) send(id, CommandWatermark{epoch_, record.safe, abandoned});
+  arenas_watermark(abandoned);
+  arenas_known_ = true;
   settled_ = true;
   consider_protected();
   name_captures();

@@ -34,6 +34,7 @@ void Coordinator::Machine::take_over() {
   broken_since_ms_ = -1;
   settled_ = !wants_captures() || job().safe == view_->base || job().safe.made == epoch_;
   protected_ = settled_ && enough_holders() && all_are_up();
+  arenas_taken_over();
   name_captures();
   for (const auto& [lane, step] : std::exchange(stopped_unheard_, {}))
     if (phase_ == Phase::kRunning) lane_stopped(lane, step);

@@ -44,14 +44,28 @@ Result<uint64_t> query_number(const HttpRequest& request, std::string_view name,
   return number;
 }
 
+Result<std::vector<NodeId>> node_names(std::string_view text) {
+  std::vector<NodeId> names;
+  while (true) {
+    const std::string name(text.substr(0, text.find(',')));
+    if (!conf::valid_name(name))
+      return fail(ErrorCode::kUsage,
+                  fmt::format("\"{}\" is no node: fail=NODE[,NODE] names nodes that would die", name));
+    names.emplace_back(name);
+    if (text.size() == name.size()) return names;
+    text.remove_prefix(name.size() + 1);
+  }
+}
+
 tl::unexpected<Error> unknown_path(const HttpRequest& request) {
   return fail(ErrorCode::kUsage,
               fmt::format("{} {} is not part of the control API", request.method, request.path()));
 }
 
 void ClusterRoutes::handle(const HttpRequest& request, ControlAnswer answer) {
-  if (request.method == "GET") return answer(read(request));
   const std::string path(request.path());
+  if (request.method == "GET" && path == "/v1/what-if") return what_if(request, std::move(answer));
+  if (request.method == "GET") return answer(read(request));
   if (request.method != "POST") return answer(unknown_path(request));
   if (path == "/v1/jobs") return submit(request, std::move(answer));
 
@@ -72,6 +86,15 @@ void ClusterRoutes::handle(const HttpRequest& request, ControlAnswer answer) {
   if (verb == "resume") return host_.resume(job, accepted);
   if (verb == "remove") return host_.remove(job, accepted);
   answer(unknown_path(request));
+}
+
+void ClusterRoutes::what_if(const HttpRequest& request, ControlAnswer answer) {
+  auto nodes = node_names(request.query("fail"));
+  if (!nodes) return answer(tl::unexpected(nodes.error()));
+  host_.what_if(std::move(*nodes), [answer = std::move(answer)](const Result<WhatIf>& foretold) {
+    if (!foretold) return answer(tl::unexpected(foretold.error()));
+    answer(to_json_text(*foretold));
+  });
 }
 
 void ClusterRoutes::submit(const HttpRequest& request, ControlAnswer answer) {

@@ -4,6 +4,8 @@
 
 #include <functional>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "base/result.h"
 #include "daemon/http/messages.h"
@@ -26,6 +28,7 @@ class ClusterRoutes {
   Result<std::string> read_job(const JobId& job, const std::string& part,
                                const HttpRequest& request) const;
   void submit(const HttpRequest& request, ControlAnswer answer);
+  void what_if(const HttpRequest& request, ControlAnswer answer);
   std::string status() const;
   std::string nodes() const;
   api::JobSummary summary(const JobRecord& job) const;
@@ -36,6 +39,8 @@ class ClusterRoutes {
 // The number in the query, `otherwise` when it is absent; kUsage when it is none.
 Result<uint64_t> query_number(const HttpRequest& request, std::string_view name,
                               uint64_t otherwise);
+// "node-1,node-2" -> names, in order; kUsage when one is empty or not a node's name.
+Result<std::vector<NodeId>> node_names(std::string_view text);
 tl::unexpected<Error> unknown_path(const HttpRequest& request);
 
 }  // namespace holdfast::daemon

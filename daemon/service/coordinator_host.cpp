@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <boost/asio/post.hpp>
 #include <chrono>
 #include <utility>
 
@@ -15,6 +16,8 @@ CoordinatorOptions coordinator_options(const conf::NodeConfig& config) {
   options.daemon_grace_ms = config.cluster.daemon_grace_ms;
   options.quiesce_timeout_ms = config.cluster.quiesce_timeout_ms;
   options.arena_wait_ms = config.cluster.arena_wait_ms;
+  options.self = config.name;
+  options.silent_ms = int64_t{config.cluster.heartbeat_ms} * config.cluster.missed_heartbeats;
   return options;
 }
 
@@ -50,7 +53,7 @@ CoordinatorHost::CoordinatorHost(const conf::NodeConfig& config, CoordinatorHost
       steps_(ports_.catalog),
       ticker_(ports_.io) {}
 
-CoordinatorHost::~CoordinatorHost() = default;
+CoordinatorHost::~CoordinatorHost() { aside_.join(); }
 
 void CoordinatorHost::start() {
   hub_->start();
@@ -83,6 +86,20 @@ void CoordinatorHost::resume(const JobId& job, Answer answer) {
 void CoordinatorHost::remove(const JobId& job, Answer answer) {
   answers_[++requests_] = std::move(answer);
   feed(RemoveJob{requests_, job});
+}
+
+void CoordinatorHost::what_if(std::vector<NodeId> failed, WhatIfAnswer answer) {
+  if (std::exchange(*asked_, true))
+    return answer(fail(ErrorCode::kQueueFull, "another what-if is being answered"));
+  boost::asio::post(aside_, [copy = std::make_shared<Coordinator>(coordinator_.copy()),
+                             now_ms = ports_.clock.monotonic_ms(), failed = std::move(failed),
+                             answer = std::move(answer), asked = asked_, &io = ports_.io] {
+    auto foretold = copy->what_if(now_ms, failed);
+    boost::asio::post(io, [foretold = std::move(foretold), answer, asked] {
+      *asked = false;
+      answer(foretold);
+    });
+  });
 }
 
 void CoordinatorHost::feed(const Event& event) {

@@ -4,11 +4,13 @@
 
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/steady_timer.hpp>
+#include <boost/asio/thread_pool.hpp>
 #include <cstdint>
 #include <functional>
 #include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "base/clock.h"
 #include "base/result.h"
@@ -48,6 +50,11 @@ class CoordinatorHost {
   void resume(const JobId& job, Answer answer);
   void remove(const JobId& job, Answer answer);
 
+  // Decided by a copy of the coordinator on another thread: a large job takes a second or two. `answer`
+  // is called once, on the event loop. kQueueFull while another question is being answered.
+  using WhatIfAnswer = std::function<void(Result<WhatIf>)>;
+  void what_if(std::vector<NodeId> failed, WhatIfAnswer answer);
+
   const Coordinator& coordinator() const { return coordinator_; }
   const StepLog& steps() const { return steps_; }
   const RecordStore& records() const { return records_; }
@@ -71,6 +78,8 @@ class CoordinatorHost {
   uint64_t requests_ = 0;
   bool failed_ = false;
   bool step_log_fails_ = false;
+  std::shared_ptr<bool> asked_ = std::make_shared<bool>(false);  // a question is being answered
+  boost::asio::thread_pool aside_{1};  // last: what runs there ends first
 };
 
 }  // namespace holdfast::daemon

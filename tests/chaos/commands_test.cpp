@@ -7,6 +7,7 @@
 #include <cmath>
 #include <fstream>
 
+#include "daemon/coordinator/foretold.h"
 #include "tests/chaos/failures.h"
 #include "tests/ctl/program.h"
 
@@ -32,6 +33,16 @@ class Commands : public testing::Test {
   std::string write(const std::string& name, const std::string& text) {
     std::ofstream(cluster_.directory() / name) << text;
     return (cluster_.directory() / name).string();
+  }
+  // The last node that has a lane.
+  std::string last_member() {
+    std::string last;
+    const auto body = cluster_.get("/v1/nodes");
+    if (!body) return last;
+    const auto nodes = from_json<std::vector<daemon::api::Node>>(*body, "nodes");
+    for (const daemon::api::Node& node : nodes.value_or(std::vector<daemon::api::Node>()))
+      if (node.lane) last = node.node.value;
+    return last;
   }
   static std::string tiny() { return HOLDFAST_SOURCE_DIR "/conf/jobs/tiny.toml"; }
 
@@ -103,6 +114,67 @@ TEST_F(Commands, ANodeThatRunsIsNotStartedAgain) {
   const test::Ended unknown = run({"playground", "kill-node", "node-9", "--dir", folder})->wait();
   EXPECT_EQ(unknown.code, 3) << unknown.output;
   EXPECT_THAT(unknown.output, HasSubstr("no node node-9"));
+}
+
+TEST_F(Commands, WhatIfForetellsWhatAFailureThenDoes) {
+  start();
+  EXPECT_THAT(run({"what-if", "--fail", "node-2"})->wait().output, HasSubstr("HF-803 job_state: no job runs"));
+  job_.steps = 100'000;
+  job_.pipelines = 3;  // one node waits for a place, and would have to fetch what its owner needs
+  job_.snapshot.every = 400;  // far apart: the base does not move between question and failure
+  cluster_.submit(job_);
+  ASSERT_TRUE(cluster_.wait_for_safe(401));
+  const std::string victim = last_member();
+  const std::string asked = victim == "node-3" ? "node-2" : "node-3";  // forwards to the seed
+  const test::Ended unknown = run({"what-if", "--fail", victim + ",node-9"})->wait();
+  EXPECT_EQ(unknown.code, 3) << unknown.output;
+  EXPECT_THAT(unknown.output, HasSubstr("HF-907 not_found: there is no node node-9"));
+  const test::Ended table = run({"what-if", "--fail", victim})->wait();
+  EXPECT_EQ(table.code, 0) << table.output;
+  EXPECT_THAT(table.output, HasSubstr("job tiny goes on with 3 of 3 lanes from v"));
+  fmt::print("{}", table.output);
+
+  const uint64_t before = cluster_.last_event();
+  Result<daemon::WhatIf> said = fail(ErrorCode::kTimeout, "not asked");
+  ASSERT_TRUE(cluster_.wait("a question well before the next base", 60'000, [&] {
+    const auto body = cluster_.get("/v1/what-if?fail=" + victim, asked);
+    if (!body) return false;
+    said = from_json<daemon::WhatIf>(*body, "what-if");
+    return said && said->prediction && said->prediction->steps_twice < 200;
+  }));
+  ASSERT_TRUE(cluster_.playground().kill_node(victim));
+  const daemon::Prediction& foretold = *said->prediction;
+  EXPECT_EQ(said->outcome, "continues");
+  EXPECT_GT(foretold.orphan_shards, 0U);
+  EXPECT_GT(foretold.bytes_moved, 0U);
+  EXPECT_TRUE(foretold.pace.step_seconds_after);
+
+  const auto recovered = cluster_.wait_for_event("recovered", before);
+  ASSERT_TRUE(recovered);
+  const auto view = cluster_.wait_for_event("view", before);
+  ASSERT_TRUE(view);
+  fmt::print("{}\n", recovered->text);
+  EXPECT_EQ(detail(*view, "base"), std::to_string(foretold.base.version.value));
+  EXPECT_EQ(detail(*view, "bytes_moved"), std::to_string(foretold.bytes_moved));
+  EXPECT_EQ(detail(*recovered, "base"), to_string(foretold.base));
+  EXPECT_EQ(detail(*recovered, "base_predicted"), to_string(foretold.base));
+  EXPECT_EQ(detail(*recovered, "bytes_moved"), std::to_string(foretold.bytes_moved));
+  EXPECT_EQ(detail(*recovered, "bytes_moved_predicted"), std::to_string(foretold.bytes_moved));
+  EXPECT_EQ(detail(*recovered, "owners_as_predicted"), "true");
+  EXPECT_GT(std::stod(detail(*recovered, "seconds")), 0);
+  EXPECT_GT(std::stod(detail(*recovered, "seconds_predicted")), 0);
+
+  const auto job = cluster_.get("/v1/jobs/tiny");
+  ASSERT_TRUE(job) << job.error().to_string();
+  const auto views = from_json<std::vector<daemon::View>>(job->at("views"), "views");
+  ASSERT_TRUE(views && !views->empty());
+  EXPECT_EQ(views->back().owner_lane, foretold.owner_lane);
+  ASSERT_EQ(views->back().members.size(), foretold.workers.size());
+  for (size_t lane = 0; lane < foretold.workers.size(); ++lane)
+    EXPECT_EQ(views->back().members[lane].worker, foretold.workers[lane]);
+  const auto pace = cluster_.wait_for_event("pace", before);
+  ASSERT_TRUE(pace);
+  fmt::print("{}\n", pace->text);
 }
 
 TEST_F(Commands, QuickstartInterruptedLeavesNothingRunning) {

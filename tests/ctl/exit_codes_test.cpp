@@ -74,6 +74,14 @@ TEST_F(ExitCodesTest, AnExportSaysItsFormatAndItsFolder) {
   EXPECT_FALSE(std::filesystem::exists(at("o")));
 }
 
+TEST_F(ExitCodesTest, AWhatIfNamesItsNodes) {
+  expect({"what-if"}, 2, "--fail is required");
+  for (const char* names : {"", ",", "node-1,", "node-1,,node-2", "a b", "node-1&limit=2"})
+    expect({"what-if", "--fail", names, "--socket", at("no.sock")}, 2, "is no node's name");
+  expect({"what-if", "--fail", "node-1", "-o", "svg"}, 2, "table,json");
+  expect({"what-if", "--fail", "node-1,node-2", "--socket", at("no.sock")}, 5, "HF-704 peer_unreachable");
+}
+
 TEST_F(ExitCodesTest, AQuickstartNeedsANodeToLose) {
   const std::string one = folder_.write("one.toml", "pipelines = 1\n[snapshot]\nreplicas = 0\n").string();
   expect({"quickstart", "--dir", at("q"), "--job", one}, 2, "HF-103 config_value: pipelines = 1 in " + one);

@@ -61,7 +61,7 @@ void SimCluster::broke(const std::string& promise) {
 }
 
 void SimCluster::feed(const Event& event) {
-  if (coordinator_up_) apply(coordinator_->step(now_ms_, event));
+  if (coordinator_up_) apply(decided(event));
 }
 
 namespace {
@@ -93,7 +93,7 @@ void SimCluster::hear(const NodeEvent& event) {
   };
   const auto before = seen();
   const uint64_t fenced_before = fenced();
-  Outcome outcome = coordinator_->step(now_ms_, to_event(event));
+  Outcome outcome = decided(to_event(event));
   if (old && (!outcome.records.empty() || !outcome.commands.empty() || seen() != before ||
               fenced() == fenced_before))
     broke("fencing: a message of " + to_string(*epoch) + " had an effect");
@@ -139,6 +139,7 @@ void SimCluster::apply_record(const Record& record) {
   } else if (const auto* gone = std::get_if<VoidLedger>(&record)) {
     std::erase_if(ledger_, [&](const auto& entry) { return entry.first.first >= gone->from; });
   } else if (const auto* event = std::get_if<EventRecord>(&record)) {
+    if (event->kind == "view") last_view_ = {event->details.begin(), event->details.end()};
     if (event->kind == "protected") {
       // With fewer live domains than replicas wanted, fewer losses are promised for.
       tolerated_ = options_.replicas;

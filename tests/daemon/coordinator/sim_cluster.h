@@ -28,12 +28,26 @@ struct WalkOptions {
   CoordinatorOptions coordinator = {};
 };
 
+// A question, and what really came of it.
+struct Asked {
+  std::string outcome;  // foretold; empty: there was nothing to ask
+  std::string differs;  // what came otherwise; empty: nothing
+  // What late captures of an abandoned version left counts for nothing until nodes say that they have it.
+  bool better = false;  // a newer base came than was foretold, and captures had been abandoned
+  bool moved = false;   // between stages
+  uint64_t bytes_moved = 0;
+  uint64_t steps_twice = 0;
+};
+
 class SimCluster {
  public:
   explicit SimCluster(WalkOptions options);
 
   // Runs to the end; empty, or which promise was broken and how.
   std::string run();
+  // Lives on for so many events, asks what would be if that many nodes died with their memory, has them
+  // die, and compares. From the question on a copy of the coordinator that was not asked must do the same.
+  Asked ask_and_lose(uint32_t events, uint32_t lost);
   uint64_t events() const { return events_; }
   uint64_t views() const { return views_; }
   uint64_t fenced() const { return coordinator_->counters().events_fenced; }
@@ -57,6 +71,13 @@ class SimCluster {
   void tick(int64_t ms);
   void broke(const std::string& promise);
   uint32_t draw(uint32_t below) { return static_cast<uint32_t>(random_() % below); }
+
+  // sim_questions.cpp
+  Outcome decided(const Event& event);
+  bool settle();
+  bool settle_node(Node& node);
+  void lose(const std::set<NodeId>& nodes);
+  std::string came_otherwise(const WhatIf& foretold) const;
 
   // sim_checks.cpp
   void check_places(const View& view, const std::vector<Member>& before);
@@ -128,6 +149,9 @@ class SimCluster {
   uint64_t moved_ = 0;
   uint64_t apart_ = 0;
   std::set<Epoch> started_;
+
+  std::optional<Coordinator> twin_;  // was not asked
+  std::map<std::string, std::string> last_view_;  // details of the newest event "view"
 };
 
 }  // namespace holdfast::daemon::sim

@@ -122,5 +122,16 @@ TEST_F(ControlServerTest, ASecondDaemonIsRefused) {
   EXPECT_THAT(second.error().message, HasSubstr("control.sock"));
 }
 
+TEST(NodeNames, AreSplitAtCommasAndChecked) {
+  const auto two = node_names("node-1,b.2");
+  ASSERT_TRUE(two);
+  EXPECT_EQ(*two, (std::vector<NodeId>{NodeId("node-1"), NodeId("b.2")}));
+  for (const char* text : {"", ",", "node-1,", ",node-1", "a,,b", "a b", "../x"}) {
+    const auto names = node_names(text);
+    ASSERT_FALSE(names) << text;
+    EXPECT_EQ(names.error().code, ErrorCode::kUsage) << text;
+  }
+}
+
 }  // namespace
 }  // namespace holdfast::daemon

@@ -1,0 +1,18 @@
+#include <cstdio>
+
+#include "ctl/commands.h"
+#include "ctl/printing.h"
+#include "ctl/what_if/report.h"
+
+namespace holdfast::ctl {
+
+Status show_what_if(const Connection& connection, const WhatIfArguments& arguments) {
+  ASSIGN_OR_RETURN(const boost::json::value body,
+                   get(connection, "/v1/what-if?fail=" + arguments.fail));
+  if (connection.json) return print_json(body);
+  ASSIGN_OR_RETURN(const auto answer, from_json<daemon::WhatIf>(body, "what-if"));
+  std::fputs(what_if_table(answer).c_str(), stdout);
+  return {};
+}
+
+}  // namespace holdfast::ctl
