@@ -2,19 +2,18 @@
 // longest time goes when another comes. For one thread.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <list>
 #include <map>
 #include <utility>
-
-#include "base/check.h"
 
 namespace holdfast::train::kernels {
 
 template <class Key, class Value>
 class Recent {
  public:
-  explicit Recent(size_t most) : most_(most) { CHECK(most > 0); }
+  explicit Recent(size_t most) : most_(std::max<size_t>(most, 1)) {}
 
   // The value of the key, and whether it was made of `arguments` just now. It may go when another key is
   // asked for.
