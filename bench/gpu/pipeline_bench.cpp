@@ -261,11 +261,12 @@ int main(int argc, char** argv) {
     fmt::print(stderr, "pipeline_bench: {}\n", devices.error().to_string());
     return 1;
   }
-  Report report{.commit = commit,
-                .devices = *devices,
-                .steps = options.steps,
-                .warm_up = options.warm_up,
-                .turns = options.turns};
+  Report report;
+  report.commit = commit;
+  report.devices = *devices;
+  report.steps = options.steps;
+  report.warm_up = options.warm_up;
+  report.turns = options.turns;
   fmt::print("{:10} {:>9} {:>12} {:>12} {:>12} {:>12} {:>7} {:>9} {:>9}\n", "model", "layers",
              "one ms/step", "stages ms", "one tok/s", "stages tok/s", "ratio", "one loss",
              "stages");
