@@ -37,6 +37,8 @@ namespace holdfast::train {
 inline std::string missing_devices(uint32_t count) {
   const auto last = kernels::Cuda::open(count - 1);
   if (last) return {};
+  const auto needed = static_cast<uint32_t>(test::needed_devices());
+  if (0 < needed && needed < count) missing_devices(needed);  // those must be there all the same
   test::cannot_test(count, last.error().to_string());
   return last.error().to_string();
 }
