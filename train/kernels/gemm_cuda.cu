@@ -2,9 +2,10 @@
 // that y = x w^T is computed as y^T = w x^T and nothing is transposed in memory.
 //
 // A plan (descriptors and the algorithm that the library's heuristics put first) is made for a
-// shape when it is met first and kept while it is used now and then: where each expert is a product of
-// its own, there are as many shapes as numbers of rows. Of split sums only those through workspace are allowed,
-// added in a fixed order, never in place with atomics: the same inputs give the same bits.
+// shape when it is met first and kept while it is used now and then: where each expert is a product
+// of its own, there are as many shapes as numbers of rows. Of split sums only those through
+// workspace are allowed, added in a fixed order, never in place with atomics: the same inputs give
+// the same bits.
 #include <algorithm>
 #include <compare>
 #include <cstdint>
