@@ -22,11 +22,12 @@ inline uint64_t needed_devices() {
   return needed == nullptr ? 0 : std::strtoull(needed, nullptr, 10);
 }
 
-// Of a test that must skip because `count` devices do not open; it fails where they must.
+// Of a test that must skip because `count` devices do not open; it fails where they must. Fatally: a test
+// whose SetUp failed otherwise, and skipped, would still run.
 inline void cannot_test(uint32_t count, const std::string& why) {
   if (count == 1) no_device_opened = true;
   if (count <= needed_devices())
-    ADD_FAILURE() << "HOLDFAST_NEED_DEVICES is " << needed_devices() << ", but: " << why;
+    FAIL() << "HOLDFAST_NEED_DEVICES is " << needed_devices() << ", but: " << why;
 }
 
 }  // namespace holdfast::test
