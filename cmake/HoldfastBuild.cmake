@@ -56,7 +56,8 @@ function(holdfast_program name)
 endfunction()
 
 # holdfast_test(NAME SOURCES a_test.cpp [DEPS ...] [LABELS unit] [TIMEOUT 60])
-# One GoogleTest program, one CTest entry (a whole program a test keeps the suite fast).
+# One GoogleTest program, one CTest entry (a whole program a test keeps the suite fast). With the label
+# `cuda` it is one for accelerators: "Skipped", not "Passed", where there are none (tests/cuda_main.cpp).
 function(holdfast_test name)
   cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;DEPS;LABELS" ${ARGN})
   if(NOT ARG_TIMEOUT)
@@ -69,8 +70,11 @@ function(holdfast_test name)
     set(ARG_LABELS unit)
   endif()
   add_executable(${name} ${ARG_SOURCES})
-  target_link_libraries(${name} PRIVATE holdfast_flags ${ARG_DEPS} GTest::gtest GTest::gmock
-                        GTest::gtest_main)
+  set(main GTest::gtest_main)
+  if("cuda" IN_LIST ARG_LABELS)
+    set(main holdfast_cuda_test_main)
+  endif()
+  target_link_libraries(${name} PRIVATE holdfast_flags ${ARG_DEPS} GTest::gtest GTest::gmock ${main})
   add_test(NAME ${name} COMMAND ${name})
   set(environment OPENBLAS_NUM_THREADS=1 IPATH_NO_BACKTRACE=1)
   if(HOLDFAST_SANITIZE MATCHES thread)
@@ -78,4 +82,7 @@ function(holdfast_test name)
   endif()
   set_tests_properties(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}"
                        ENVIRONMENT "${environment}")
+  if("cuda" IN_LIST ARG_LABELS)
+    set_tests_properties(${name} PROPERTIES SKIP_RETURN_CODE 77)
+  endif()
 endfunction()

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """What torch.distributed.checkpoint.async_save costs for the same bytes as our snapshots: how long it
-holds up training, and until it is done. One process per accelerator, into a folder in memory.
+holds up training, and until it is done. One process per accelerator, each with its
+part of the bytes, into a folder in memory.
 
-    async_save.py [--gb 3] [--rounds 2] [--dir /dev/shm/hf-async] [--out FILE]
+    async_save.py [--total-gb 5.6] [--rounds 2] [--dir /dev/shm/hf-async] [--out FILE]
 """
 import argparse
 import json
@@ -23,7 +24,7 @@ def rank_main(rank, ranks, arguments, told):
     dist.init_process_group("cpu:gloo,cuda:nccl", rank=rank, world_size=ranks,
                             device_id=torch.device("cuda", rank))
     tensor_bytes = 64 << 20
-    count = int(arguments.gb * 1e9) // tensor_bytes
+    count = int(arguments.total_gb * 1e9 / ranks) // tensor_bytes
     state = {f"shard.{rank}.{i}": torch.randn(tensor_bytes // 4, device="cuda") for i in range(count)}
     rows = []
     for turn in range(arguments.rounds):
@@ -46,7 +47,7 @@ def rank_main(rank, ranks, arguments, told):
 def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gb", type=float, default=3)
+    parser.add_argument("--total-gb", type=float, default=5.6, help="of all processes")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--dir", default="/dev/shm/hf-async")
     parser.add_argument("--out")

@@ -1,7 +1,10 @@
 // The models that the GPU benchmarks speak of, and what their jobs have in common.
 #pragma once
 
+#include <fmt/format.h>
+
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <memory>
 #include <random>
@@ -53,7 +56,7 @@ inline double flops_per_token(const conf::ModelConfig& m) {
   return 6 * met + 6.0 * m.layers * d * m.context;
 }
 
-// Made before the clock runs, and used again and again.
+// Made before the clock runs, and used again: those of four steps, each micro-batch of a step another one.
 inline BatchSource random_tokens(const conf::JobConfig& job) {
   const auto make = [job](uint64_t key) {
     std::mt19937_64 random(key);
@@ -64,12 +67,30 @@ inline BatchSource random_tokens(const conf::JobConfig& job) {
         row->push_back(static_cast<int32_t>(random() % job.model.vocabulary));
     return batch;
   };
+  const uint64_t of_step = uint64_t{job.pipelines} * job.micro_batches;
   auto kept = std::make_shared<std::vector<MicroBatch>>();
-  for (uint64_t i = 0; i < 4; ++i) kept->push_back(make(i));
-  return {[kept](Step step, MicroBatchIndex) -> Result<MicroBatch> {
-            return (*kept)[step.value % kept->size()];
+  for (uint64_t i = 0; i < 4 * of_step; ++i) kept->push_back(make(i));
+  return {[kept, of_step](Step step, MicroBatchIndex j) -> Result<MicroBatch> {
+            return (*kept)[(step.value * of_step + j.value) % kept->size()];
           },
           [kept](uint32_t) -> Result<MicroBatch> { return kept->front(); }};
+}
+
+// What makes a comparison of a job in stages with the same job on one accelerator worthless; empty: nothing.
+// Every stage has an accelerator of its own; `path`: how the trainer says that payload travels.
+inline std::string unlike(double loss_one, double loss_stages, const std::string& path) {
+  if (!(std::abs(loss_stages - loss_one) <= 1e-3 * std::abs(loss_one)))  // NaN, too
+    return fmt::format("the first losses differ: {} on one accelerator, {} in stages", loss_one,
+                       loss_stages);
+  if (path.starts_with("FOR TESTING") || path.find("by NCCL") == std::string::npos)
+    return fmt::format("what stages hand over does not go by NCCL: {}",
+                       path.empty() ? "no word of how" : path);
+  return {};
+}
+
+inline bool is_commit(const std::string& text) {
+  return text.size() >= 7 && text.size() <= 40 &&
+         text.find_first_not_of("0123456789abcdef") == std::string::npos;
 }
 
 inline double median(std::vector<double> values) {

@@ -1,6 +1,7 @@
 // How fast the memory-bound operations run on an accelerator, at the sizes of moe-s16: milliseconds
 // and the rate at which the fewest bytes that each must move went by. Host clock around many
-// repetitions that are waited for together; inputs rotate, so that none is found in the cache.
+// repetitions that are waited for together; tensors rotate among so many that they are not found in the
+// cache (weights, and the table of a vocabulary of 256, are).
 //
 //   kernel_bench [tokens]
 #include <fmt/format.h>
@@ -16,6 +17,7 @@
 #include <optional>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "train/kernels/ops_cuda.h"
@@ -25,11 +27,24 @@ namespace {
 
 constexpr size_t kWidth = 768, kExperts = 16, kTopK = 2, kExpertWidth = 2048;
 constexpr size_t kVocabulary = 50304, kByteVocabulary = 256, kContext = 2048;
-constexpr size_t kSets = 3;
+constexpr size_t kSets = 3;  // at least
+constexpr size_t kCacheBytes = size_t{128} << 20;  // twice what any of these accelerators has, and more
 constexpr size_t kParameters = size_t{64} << 20;
 
+// How many tensors of so many bytes the cache cannot hold.
+size_t sets_of(size_t bytes) { return std::max(kSets, kCacheBytes / std::max<size_t>(bytes, 1) + 1); }
+
+// One of them for each turn.
 template <class T>
-using Sets = std::array<DeviceBuffer<T>, kSets>;
+class Sets {
+ public:
+  explicit Sets(std::vector<DeviceBuffer<T>> all) : all_(std::move(all)) {}
+  DeviceBuffer<T>& operator[](size_t turn) { return all_[turn % all_.size()]; }
+  const DeviceBuffer<T>& operator[](size_t turn) const { return all_[turn % all_.size()]; }
+
+ private:
+  std::vector<DeviceBuffer<T>> all_;
+};
 
 class Bench {
  public:
@@ -44,11 +59,11 @@ class Bench {
 
   DeviceBuffer<float> floats(size_t elements) { return filled(elements, floats_); }
   DeviceBuffer<Bf16> halves(size_t elements) { return filled(elements, halves_); }
-  Sets<float> float_sets(size_t elements) {
-    return {floats(elements), floats(elements), floats(elements)};
-  }
   Sets<Bf16> half_sets(size_t elements) {
-    return {halves(elements), halves(elements), halves(elements)};
+    std::vector<DeviceBuffer<Bf16>> all;
+    const size_t count = sets_of(elements * sizeof(Bf16));
+    while (all.size() < count) all.push_back(halves(elements));
+    return Sets(std::move(all));
   }
   template <class T>
   DeviceBuffer<T> upload_all(const std::vector<T>& values) {
@@ -60,9 +75,9 @@ class Bench {
     return device;
   }
 
-  // `run` gets the number of an input set; `bytes` are the fewest that one run must move.
+  // `run` gets the number of its turn; `bytes` are the fewest that one run must move.
   void time(const std::string& name, size_t bytes, const std::function<void(size_t)>& run) {
-    for (size_t set = 0; set < kSets; ++set) run(set);
+    for (size_t i = 0; i < kSets; ++i) run(turn_++);
     finish();
     const double once = seconds(run, kSets);
     const size_t repetitions =
@@ -98,13 +113,14 @@ class Bench {
   }
   double seconds(const std::function<void(size_t)>& run, size_t repetitions) {
     const auto begin = std::chrono::steady_clock::now();
-    for (size_t i = 0; i < repetitions; ++i) run(i % kSets);
+    for (size_t i = 0; i < repetitions; ++i) run(turn_++);
     finish();
     const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
     return took.count() / static_cast<double>(repetitions);
   }
 
   Cuda& cuda_;
+  size_t turn_ = 0;
   PinnedBuffer<float> floats_;
   PinnedBuffer<Bf16> halves_;
 };
@@ -143,30 +159,54 @@ void time_rotary(Cuda& cuda, Bench& bench, size_t tokens) {
              [&](size_t s) { rotary(cuda, shape, table, qkv[s].data()); });
 }
 
+// What the router knows of one micro-batch: small, so that many are needed.
+struct Routed {
+  Routed(Bench& bench, const RouterShape& shape)
+      : probabilities(bench.floats(shape.tokens * shape.experts)),
+        logsumexp(bench.floats(shape.tokens)),
+        gates(bench.floats(shape.choices())),
+        dgates(bench.floats(shape.choices())),
+        chosen(shape.choices()),
+        rank(shape.choices()),
+        counts(shape.experts),
+        dlogits(shape.tokens * shape.experts) {}
+  DeviceBuffer<float> probabilities, logsumexp, gates, dgates;
+  DeviceBuffer<uint32_t> chosen, rank, counts;
+  DeviceBuffer<Bf16> dlogits;
+};
+
 void time_router(Cuda& cuda, Bench& bench, size_t tokens) {
   const RouterShape shape = {tokens, kExperts, kTopK};
   const size_t logits = tokens * kExperts, choices = shape.choices();
-  auto probabilities = bench.float_sets(logits);
-  auto logsumexp = bench.floats(tokens), gates = bench.floats(choices);
-  const auto dgates = bench.floats(choices);
-  DeviceBuffer<uint32_t> chosen(choices), rank(choices), counts(kExperts);
+  const size_t least = choices * 2 * sizeof(uint32_t);  // of the operations: count_choices
+  std::vector<Routed> all;
+  for (size_t i = 0; i < sets_of(least); ++i) all.emplace_back(bench, shape);
   DeviceBuffer<double> losses(2);
-  auto dlogits = bench.halves(logits);
-  bench.time("route", logits * 8 + choices * 8 + tokens * 4, [&](size_t s) {
-    route(cuda, shape, probabilities[s].data(), logsumexp.data(), chosen.data(), gates.data());
-  });
-  bench.time("count_choices", choices * 8, [&](size_t) {
-    count_choices(cuda, shape, chosen.data(), counts.data(), rank.data());
-  });
   zero(cuda, losses.data(), 2);
-  bench.time("router_losses", logits * 4 + tokens * 4, [&](size_t s) {
-    router_losses(cuda, shape, probabilities[s].data(), logsumexp.data(), counts.data(),
+  const auto choose = [&](size_t turn) {
+    Routed& r = all[turn % all.size()];
+    route(cuda, shape, r.probabilities.data(), r.logsumexp.data(), r.chosen.data(), r.gates.data());
+  };
+  const auto count = [&](size_t turn) {
+    Routed& r = all[turn % all.size()];
+    count_choices(cuda, shape, r.chosen.data(), r.counts.data(), r.rank.data());
+  };
+  for (size_t i = 0; i < all.size(); ++i) {  // choices are there before they are counted
+    choose(i);
+    count(i);
+  }
+  bench.time("route", logits * 8 + choices * 8 + tokens * 4, choose);
+  bench.time("count_choices", choices * 8, count);
+  bench.time("router_losses", logits * 4 + tokens * 4, [&](size_t turn) {
+    Routed& r = all[turn % all.size()];
+    router_losses(cuda, shape, r.probabilities.data(), r.logsumexp.data(), r.counts.data(),
                   {0.01, 0.001}, losses.data());
   });
-  bench.time("router_input_gradient", logits * 6 + choices * 12 + tokens * 4, [&](size_t s) {
-    router_input_gradient(cuda, shape, probabilities[s].data(), logsumexp.data(), chosen.data(),
-                          gates.data(), dgates.data(), counts.data(), {0.01, 0.001},
-                          dlogits.data());
+  bench.time("router_input_gradient", logits * 6 + choices * 12 + tokens * 4, [&](size_t turn) {
+    Routed& r = all[turn % all.size()];
+    router_input_gradient(cuda, shape, r.probabilities.data(), r.logsumexp.data(), r.chosen.data(),
+                          r.gates.data(), r.dgates.data(), r.counts.data(), {0.01, 0.001},
+                          r.dlogits.data());
   });
 }
 

@@ -1,8 +1,9 @@
 // Training in stages, one accelerator for each, against one accelerator with the same micro-batches: members
 // are threads of this process, each with a device of its own; what they tell each other goes over Gloo, as
 // between workers, what they hand over by NCCL. Both are measured in one run, one after the other.
-//   pipeline_bench [--models moe-s16,moe-1b16] [--stages S] [--micro-batches M] [--sequences B]
+//   pipeline_bench --commit ID [--models moe-s16,moe-1b16] [--stages S] [--micro-batches M] [--sequences B]
 //                  [--in-flight N] [--steps N] [--warm-up N] [--turns N] [--out FILE]
+// Exit 1: something failed, first losses differ by more than 1e-3 of them, or hand-overs do not go by NCCL.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -45,6 +46,14 @@ BOOST_DESCRIBE_STRUCT(Row, (),
                       (model, stages, micro_batches, sequences, layers, path, seconds_one,
                        seconds_stages, tokens_per_second_one, tokens_per_second_stages, ratio,
                        loss_one, loss_stages))
+
+struct Report {
+  std::string bench = "bench/gpu/pipeline_bench", commit;
+  std::vector<std::string> devices;  // by stage
+  uint64_t steps = 0, warm_up = 0, turns = 0;
+  std::vector<Row> models;
+};
+BOOST_DESCRIBE_STRUCT(Report, (), (bench, commit, devices, steps, warm_up, turns, models))
 
 conf::JobConfig job_of(const Bench& bench, const Options& options, uint32_t stages) {
   conf::JobConfig job;
@@ -201,17 +210,33 @@ Result<Row> compare(const std::string& name, const Options& options) {
   return row;
 }
 
+Result<std::vector<std::string>> names_of_devices(uint32_t count) {
+  std::vector<std::string> names;
+  for (uint32_t ordinal = 0; ordinal < count; ++ordinal) {
+    ASSIGN_OR_RETURN(const auto device, kernels::Cuda::open(ordinal));
+    names.push_back(device->name());
+  }
+  return names;
+}
+
 std::string layers_text(const Row& row) {
   std::string text;
   for (const uint32_t layers : row.layers) text += fmt::format("{}{}", text.empty() ? "" : "+", layers);
   return text;
 }
 
+void print(const Row& row) {
+  fmt::print("{:10} {:>9} {:>12.2f} {:>12.2f} {:>12.0f} {:>12.0f} {:>7.3f} {:>9.4f} {:>9.4f}\n",
+             row.model, layers_text(row), row.seconds_one * 1e3, row.seconds_stages * 1e3,
+             row.tokens_per_second_one, row.tokens_per_second_stages, row.ratio, row.loss_one,
+             row.loss_stages);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   Options options;
-  std::string out;
+  std::string out, commit;
   CLI::App app{"Training in stages against one accelerator"};
   app.add_option("--models", options.models)->delimiter(',')->check([](const std::string& name) {
     return benches().contains(name) ? std::string() : "no such model: " + name;
@@ -223,27 +248,42 @@ int main(int argc, char** argv) {
   app.add_option("--steps", options.steps, "that count, in each turn")->check(CLI::Range(1, 10'000));
   app.add_option("--warm-up", options.warm_up, "steps before them");
   app.add_option("--turns", options.turns, "of one and then the other")->check(CLI::Range(1, 100));
-  app.add_option("--out", out, "write the rows there as JSON");
+  app.add_option("--commit", commit, "that this was built from, for the record")
+      ->required()
+      ->check([](const std::string& text) {
+        return is_commit(text) ? std::string() : "7 to 40 hexadecimal digits, not " + text;
+      });
+  app.add_option("--out", out, "write the results there as JSON");
   CLI11_PARSE(app, argc, argv);
 
+  const auto devices = names_of_devices(options.stages);
+  if (!devices) {
+    fmt::print(stderr, "pipeline_bench: {}\n", devices.error().to_string());
+    return 1;
+  }
+  Report report;
+  report.commit = commit;
+  report.devices = *devices;
+  report.steps = options.steps;
+  report.warm_up = options.warm_up;
+  report.turns = options.turns;
   fmt::print("{:10} {:>9} {:>12} {:>12} {:>12} {:>12} {:>7} {:>9} {:>9}\n", "model", "layers",
              "one ms/step", "stages ms", "one tok/s", "stages tok/s", "ratio", "one loss",
              "stages");
-  std::vector<Row> rows;
+  int status = 0;
   for (const std::string& name : options.models) {
     const auto row = compare(name, options);
     if (!row) {
       fmt::print(stderr, "pipeline_bench: {}: {}\n", name, row.error().to_string());
       return 1;
     }
-    fmt::print("{:10} {:>9} {:>12.2f} {:>12.2f} {:>12.0f} {:>12.0f} {:>7.3f} {:>9.4f} {:>9.4f}\n",
-               name, layers_text(*row), row->seconds_one * 1e3, row->seconds_stages * 1e3,
-               row->tokens_per_second_one, row->tokens_per_second_stages, row->ratio,
-               row->loss_one, row->loss_stages);
-    if (row->path.find("NCCL") == std::string::npos || row->path.starts_with("FOR TESTING"))
-      fmt::print("  {}\n", row->path);
-    rows.push_back(*row);
+    print(*row);
+    if (const std::string why = unlike(row->loss_one, row->loss_stages, row->path); !why.empty()) {
+      fmt::print(stderr, "pipeline_bench: {}: {}\n", name, why);
+      status = 1;
+    }
+    report.models.push_back(*row);
   }
-  if (!out.empty()) std::ofstream(out) << to_json_text(rows) << "\n";
-  return 0;
+  if (!out.empty()) std::ofstream(out) << to_json_text(report) << "\n";
+  return status;
 }

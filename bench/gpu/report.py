@@ -1,17 +1,26 @@
 #!/usr/bin/env python3
 """Brings what run.sh measured into one JSON and prints training beside PyTorch.
 
-    report.py --commit ID --steps N --out FILE FOLDER
+    report.py --commit ID --steps N --parts checks,steps,pipelines,clusters --out FILE FOLDER
 
-FOLDER holds device.txt, step_bench.json, step_bench_capacity.json, and where they were run
-pipeline_bench.json, pytorch-eager.json, pytorch-compiled.json, cluster.json, async_save.json. Ratios are
-of this run, rounded down.
+FOLDER holds device.txt, and of the parts that were run step_bench.json, step_bench_capacity.json,
+pytorch-eager.json, pytorch-compiled.json (steps), pipeline_bench.json (pipelines), cluster.json and
+async_save.json (clusters). Files of other parts are of another run and left alone. Ratios are of this run,
+rounded down.
 """
 import argparse
 import json
 import math
 import pathlib
 import sys
+
+
+FILES = {"holdfast": ("steps", "step_bench.json"),
+         "holdfast_capacity": ("steps", "step_bench_capacity.json"),
+         "holdfast_stages": ("pipelines", "pipeline_bench.json"),
+         "pytorch_eager": ("steps", "pytorch-eager.json"),
+         "pytorch_compiled": ("steps", "pytorch-compiled.json"),
+         "clusters": ("clusters", "cluster.json"), "async_save": ("clusters", "async_save.json")}
 
 
 def read(path):
@@ -52,20 +61,19 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--commit", required=True)
     parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--parts", required=True)
     parser.add_argument("--out", required=True)
     parser.add_argument("folder", type=pathlib.Path)
     arguments = parser.parse_args()
-    folder = arguments.folder
-    found = {"bench": "bench/gpu/run.sh", "commit": arguments.commit, "steps": arguments.steps,
-             "devices": (folder / "device.txt").read_text().split("\n")[:-1],
-             "holdfast": read(folder / "step_bench.json"),
-             "holdfast_capacity": read(folder / "step_bench_capacity.json"),
-             "holdfast_stages": read(folder / "pipeline_bench.json"),
-             "pytorch_eager": read(folder / "pytorch-eager.json"),
-             "pytorch_compiled": read(folder / "pytorch-compiled.json"),
-             "clusters": read(folder / "cluster.json"), "async_save": read(folder / "async_save.json")}
+    folder, parts = arguments.folder, arguments.parts.split(",")
+    found = {"bench": "bench/gpu/run.sh", "commit": arguments.commit, "parts": parts,
+             "devices": (folder / "device.txt").read_text().splitlines()}
+    if "steps" in parts:
+        found["steps"] = arguments.steps
+    found.update({name: read(folder / file) for name, (part, file) in FILES.items() if part in parts})
     pathlib.Path(arguments.out).write_text(json.dumps(found, indent=1) + "\n")
-    print(table(found))
+    if found.get("holdfast"):
+        print(table(found))
     return 0
 
 

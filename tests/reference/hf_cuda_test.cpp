@@ -4,6 +4,7 @@
 
 #include "ctl/export/model_folder.h"
 #include "tests/ctl/program.h"
+#include "tests/cuda_devices.h"
 #include "tests/reference/hf_model.h"
 #include "train/kernels/backends.h"
 #include "train/optimizer/materialize.h"
@@ -47,8 +48,8 @@ test::Groups even_weights(const conf::ModelConfig& model, uint64_t seed) {
 class HfOnCuda : public ::testing::TestWithParam<std::pair<uint32_t, uint32_t>> {};
 
 TEST_P(HfOnCuda, Bfloat16LogitsAgree) {
+  if (const std::string why = train::missing_devices(1); !why.empty()) GTEST_SKIP() << why;
   auto device = train::kernels::Cuda::open(0);
-  if (!device) GTEST_SKIP() << device.error().to_string();
   train::kernels::Cuda& cuda = **device;
   const conf::ModelConfig config = model_of(GetParam().first, GetParam().second);
   const train::ParameterLayout layout(config, 1);

@@ -39,6 +39,21 @@ only '#include <nccl' train/comm
 only '#include <cblas' train/kernels
 only '#include <coin/' train/schedule
 
+# CUDA and its libraries are named in *_cuda files, and where their functions are looked up; which backend
+# there is to compute with, the code above the kernels learns in four files.
+only_files() {  # what, pattern of lines, pattern of files that may
+  while IFS=: read -r file line _; do
+    [[ "$file" =~ $3 ]] || breach "$file:$line: $1 may be named in $3 only"
+  done < <(grep -nE "$2" $(sources) /dev/null)
+}
+only_files "CUDA" \
+  '#include ["<](cuda|cublas|cudnn|nccl|nvrtc|cutlass|cute)[^/]*[/.]|\<(cuda|cublas|cublasLt|cudnn|nccl)[A-Z][A-Za-z]*\>|__(global|device|shared)__|<<<' \
+  '^train/(kernels|comm|tensor)/([a-z_]+_cuda\.(cu|cuh|h|cpp)|cuda_libraries\.cpp)$'
+only_files "an accelerator" '#include "train/[^"]*cuda[a-z_]*\.(h|cuh)"' \
+  '^train/(kernels|comm|tensor)/([a-z_]+_cuda\.(cu|cuh|h|cpp)|cuda_libraries\.cpp|backends\.h|(nccl|staged)_[a-z_]+\.h)$'
+only_files "HOLDFAST_CUDA" '\<HOLDFAST_CUDA\>' \
+  '^train/(kernels/backends\.h|comm/payloads\.h|step/create\.cpp)$'
+
 # Only an annotated mutex can be checked (thread_safety.sh); one that guards no member says what it is for.
 while IFS=: read -r file line _; do
   breach "$file:$line: use Mutex, MutexLock and CondVar of base/mutex.h"

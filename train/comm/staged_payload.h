@@ -24,9 +24,9 @@ class StagedPayload : public PayloadExchange {
       copy(cuda_, send, sent, recv);
       return cuda_.check();
     }
-    send_.resize(sent);
+    send_.resize(sent);  // nothing is under way from there: the last exchange waited for it
     download(cuda_, send, sent, send_.data());
-    RETURN_IF_ERROR(cuda_.finish());  // and what was uploaded from recv_ before
+    RETURN_IF_ERROR(cuda_.finish());  // and what was uploaded from recv_ before, which may go now
     recv_.resize(received);
     RETURN_IF_ERROR(comm_->all_to_all(send_.span(), send_bytes, recv_.span(), recv_bytes));
     upload(cuda_, recv_.data(), received, recv);

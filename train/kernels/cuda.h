@@ -45,7 +45,8 @@ class Cuda {
   std::atomic<uint32_t>& abort_word();
 
   // From now on the device copies from and to this host memory by itself, until it is destroyed; the
-  // memory must outlive it. kDeviceFailed when it cannot be pinned. Once.
+  // memory must outlive it. It is the arena, all of it: kDeviceMemory when there is too little memory
+  // that can be pinned, kDeviceFailed when it cannot be for another reason; both name the bytes. Once.
   Status register_host(void* at, size_t bytes);
 
   const std::string& name() const;  // "NVIDIA H100 80GB HBM3"

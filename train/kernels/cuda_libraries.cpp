@@ -41,6 +41,14 @@ std::vector<std::string> named_folders() {
   return folders;
 }
 
+// The least with all functions that are called.
+std::string version_needed(const std::string& soname) {
+  if (soname == "libnccl.so.2") return "NCCL 2.28";
+  if (soname == "libcudnn.so.9") return "cuDNN 9.0";
+  if (soname == "libcublasLt.so.13") return "that of CUDA 13.0";
+  return "another version";
+}
+
 // Functions are filled in through their own type, so that none can be mistaken for another.
 class Functions {
  public:
@@ -130,7 +138,8 @@ Result<void*> load_cuda_library(const std::string& soname) {
 Result<void*> library_function(void* library, const std::string& soname, const char* function) {
   if (void* found = dlsym(library, function)) return found;
   return fail(ErrorCode::kDeviceMissing,
-              fmt::format("{} is too old: it has no {}", soname, function));
+              fmt::format("{} is too old: it has no {}; {} or later is needed", soname, function,
+                          version_needed(soname)));
 }
 
 Result<const CublasLt*> load_cublas_lt() {

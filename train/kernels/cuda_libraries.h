@@ -15,7 +15,7 @@ struct Cudnn;     // cudnn_cuda.h
 
 // dlopen's handle. kDeviceMissing names the library and the folders that were searched.
 Result<void*> load_cuda_library(const std::string& soname);
-// kDeviceMissing names the function.
+// kDeviceMissing names the function and the version of the library that is needed.
 Result<void*> library_function(void* library, const std::string& soname, const char* function);
 
 Result<const CublasLt*> load_cublas_lt();

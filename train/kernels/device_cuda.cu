@@ -110,8 +110,12 @@ Result<uint32_t> Cuda::count() {
 
 Status Cuda::register_host(void* at, size_t bytes) {
   if (bytes == 0) return {};
-  RETURN_IF_ERROR(runtime_status(cudaHostRegister(at, bytes, cudaHostRegisterPortable),
-                                 ErrorCode::kDeviceFailed, "pinning host memory"));
+  const cudaError_t error = cudaHostRegister(at, bytes, cudaHostRegisterPortable);
+  RETURN_IF_ERROR(runtime_status(
+      error,
+      error == cudaErrorMemoryAllocation ? ErrorCode::kDeviceMemory : ErrorCode::kDeviceFailed,
+      "pinning the " + std::to_string(bytes) +
+          " bytes of the arena (make the arena smaller or raise the limit of locked memory)"));
   impl_->registered = at;
   return {};
 }

@@ -25,7 +25,7 @@ namespace holdfast::train::kernels {
 
 struct CublasLt;         // cublaslt_cuda.h
 struct GemmPlans;        // gemm_cuda.cu
-struct AttentionGraphs;  // attention_cuda.cu
+struct AttentionGraphs;  // attention_cuda.cpp
 
 struct Cuda::Impl {
   Impl() = default;

@@ -2,16 +2,18 @@
 // that y = x w^T is computed as y^T = w x^T and nothing is transposed in memory.
 //
 // A plan (descriptors and the algorithm that the library's heuristics put first) is made for a
-// shape when it is met first and kept. Of split sums only those through workspace are allowed,
-// added in a fixed order, never in place with atomics: the same inputs give the same bits.
+// shape when it is met first and kept while it is used now and then: where each expert is a product
+// of its own, there are as many shapes as numbers of rows. Of split sums only those through
+// workspace are allowed, added in a fixed order, never in place with atomics: the same inputs give
+// the same bits.
 #include <algorithm>
 #include <compare>
 #include <cstdint>
-#include <map>
 
 #include "train/kernels/cublaslt_cuda.h"
 #include "train/kernels/device_cuda.cuh"
 #include "train/kernels/ops_cuda.h"
+#include "train/kernels/recent.h"
 
 namespace holdfast::train::kernels {
 namespace {
@@ -29,6 +31,15 @@ struct ProductKey {
 };
 
 struct Plan {
+  explicit Plan(const CublasLt& library) : lt(library) {}
+  Plan(const Plan&) = delete;
+  Plan& operator=(const Plan&) = delete;
+  ~Plan() {
+    for (cublasLtMatrixLayout_t layout : {a, b, d})
+      if (layout != nullptr) lt.layout_destroy(layout);
+    if (product != nullptr) lt.desc_destroy(product);
+  }
+  const CublasLt& lt;
   cublasLtMatmulDesc_t product = nullptr;
   cublasLtMatrixLayout_t a = nullptr, b = nullptr, d = nullptr;
   cublasLtMatmulAlgo_t algorithm{};
@@ -44,18 +55,8 @@ uint32_t alignment_of(const void* pointer) {
 }  // namespace
 
 struct GemmPlans {
-  explicit GemmPlans(const CublasLt& library) : lt(library) {}
-  GemmPlans(const GemmPlans&) = delete;
-  GemmPlans& operator=(const GemmPlans&) = delete;
-  ~GemmPlans() {
-    for (auto& [key, plan] : plans) {
-      for (cublasLtMatrixLayout_t layout : {plan.a, plan.b, plan.d})
-        if (layout != nullptr) lt.layout_destroy(layout);
-      if (plan.product != nullptr) lt.desc_destroy(plan.product);
-    }
-  }
-  const CublasLt& lt;
-  std::map<ProductKey, Plan> plans;
+  static constexpr size_t kMost = 4096;  // a few KB of host memory each
+  Recent<ProductKey, Plan> plans{kMost};
 };
 
 namespace {
@@ -113,9 +114,8 @@ cublasStatus_t describe(const CublasLt& lt, const ProductKey& key, Plan& plan) {
 }
 
 const Plan& plan_for(Cuda::Impl& impl, const ProductKey& key) {
-  if (!impl.gemm_plans) impl.gemm_plans = std::make_shared<GemmPlans>(*impl.blas);
-  const auto [place, is_new] = impl.gemm_plans->plans.try_emplace(key);
-  Plan& plan = place->second;
+  if (!impl.gemm_plans) impl.gemm_plans = std::make_shared<GemmPlans>();
+  const auto [plan, is_new] = impl.gemm_plans->plans.get(key, *impl.blas);
   if (is_new) {
     plan.status = describe(*impl.blas, key, plan);
     if (plan.status == CUBLAS_STATUS_SUCCESS)

@@ -32,8 +32,6 @@ class ShardRoom {
   // nullptr: the shard has no room.
   float* find(uint32_t bank, uint32_t shard);
 
-  size_t allocations() const { return pieces_.size(); }
-
  private:
   struct Piece {
     explicit Piece(size_t elements) : bank_elements(elements), free(0, elements) {

@@ -34,7 +34,9 @@ Status RoundRunner<B>::run(const LaneRound& round) {
   if (round.work == Work::kBackward) RETURN_IF_ERROR(hand_back(round));
   if (!round.weights && round.experts.empty()) return {};
   retire(round);
-  // Between lanes the host has waited for the device in this round anyway.
+  // What was kept has pinned memory in it that the host writes when it is used again: tokens, tables of
+  // routes. Between lanes the host has waited for the device in a dropless round anyway; with rooms of fixed
+  // size it has not, and waits here, once a micro-batch.
   const bool at_once = B::kHostMemory || parts_.context.comm.size() > 1;
   while (at_once && !retired_.empty()) RETURN_IF_ERROR(free_oldest());
   return {};

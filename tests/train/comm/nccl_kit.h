@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "base/check.h"
+#include "tests/cuda_devices.h"
 #include "train/comm/in_process.h"
 #include "train/comm/nccl_payload.h"
 #include "train/kernels/ops_cuda.h"
@@ -21,12 +22,6 @@
 namespace holdfast::train {
 
 using kernels::Cuda;
-
-// Empty: devices 0 .. count - 1 can be used.
-inline std::string missing_devices(uint32_t count) {
-  const auto last = Cuda::open(count - 1);
-  return last ? "" : last.error().to_string();
-}
 
 class OneDevice : public testing::Test {
  protected:

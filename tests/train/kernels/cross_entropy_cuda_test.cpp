@@ -126,5 +126,58 @@ TEST_F(CrossEntropyCuda, NanIsNotHidden) {
   EXPECT_TRUE(std::isnan(got.mean));
 }
 
+class LargeHeadCuda : public CrossEntropyCuda {};
+
+// More than 2^31 logits, of which the last rows are looked at: an index of 32 bits would meet others.
+TEST_F(LargeHeadCuda, IsRightInTheLastRowsBeyondTwoToThe31) try {
+  constexpr size_t kRows = 65536, kWidth = 64, kVocabulary = 50304, kLooked = 3;
+  static_assert(kRows * kVocabulary > size_t{1} << 31);
+  std::mt19937 random(21);
+  auto x = random_values(random, kRows * kWidth, 0.3F);
+  auto w = random_values(random, kVocabulary * kWidth);
+  const auto x_device = to_device_bf16(x), w_device = to_device_bf16(w);
+  const RowShape shape = {kRows, kVocabulary};
+  const std::vector<int32_t> targets = random_targets(random, shape);
+  const auto targets_device = to_device(targets);
+  DeviceBuffer<Bf16> logits(kRows * kVocabulary);
+  zero(cuda(), logits.data(), logits.size());
+  linear(cuda(), {kRows, kWidth, kVocabulary}, x_device.data(), w_device.data(), nullptr,
+         logits.data());
+  const auto last_rows = [&] {
+    PinnedBuffer<Bf16> host(kLooked * kVocabulary);
+    download(cuda(), logits.data() + (kRows - kLooked) * kVocabulary, host.size(), host.data());
+    EXPECT_TRUE(cuda().finish());
+    std::vector<float> values(host.size());
+    std::transform(host.data(), host.data() + host.size(), values.begin(), to_float);
+    return values;
+  };
+  const std::vector<float> made = last_rows();
+  std::vector<double> want(made.size(), 0.0);
+  for (size_t n = 0; n < kLooked; ++n)
+    for (size_t v = 0; v < kVocabulary; ++v)
+      for (size_t i = 0; i < kWidth; ++i)
+        want[n * kVocabulary + v] += static_cast<double>(x[(kRows - kLooked + n) * kWidth + i]) *
+                                     static_cast<double>(w[v * kWidth + i]);
+  EXPECT_LT(relative_error(made, want), kBf16Tolerance);
+
+  const double scale = kRows;  // gradients of the size of probabilities
+  auto losses = poisoned<float>(kRows);
+  auto mean = poisoned<double>(1);
+  cross_entropy(cuda(), shape, targets_device.data(), scale, logits.data(), losses.data(),
+                mean.data());
+  std::vector<double> expected = doubles(made), expected_losses(kLooked);
+  const std::vector<int32_t> last(targets.end() - kLooked, targets.end());
+  double unused = 0;
+  cross_entropy<double>(Cpu{}, {kLooked, kVocabulary}, last.data(), kLooked, expected.data(),
+                        expected_losses.data(), &unused);
+  const std::vector<float> all = to_host(losses);
+  EXPECT_LT(relative_error(std::vector<float>(all.end() - kLooked, all.end()), expected_losses),
+            kFloatTolerance);
+  EXPECT_LT(relative_error(last_rows(), expected), kBf16Tolerance);
+  EXPECT_NEAR(to_host(mean)[0], std::accumulate(all.begin(), all.end(), 0.0) / kRows, 1e-9);
+} catch (const OutOfDeviceMemory& memory) {
+  GTEST_SKIP() << "needs 6.7 GB of device memory, " << memory.bytes << " bytes of it are not there";
+}
+
 }  // namespace
 }  // namespace holdfast::train::kernels

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/cuda_devices.h"
 #include "train/kernels/ops_cuda.h"
 
 namespace holdfast::train::kernels {
@@ -24,7 +25,10 @@ class CudaTest : public testing::Test {
   }
   static void TearDownTestSuite() { cuda_.reset(); }
   void SetUp() override {
-    if (!cuda_) GTEST_SKIP() << why_;
+    if (!cuda_) {
+      test::cannot_test(1, why_);
+      GTEST_SKIP() << why_;
+    }
     cuda_->use();
   }
   void TearDown() override {

@@ -1,10 +1,14 @@
 // A device opens or says what is missing; memory moves both ways; errors are remembered with a
 // name.
+#include <dlfcn.h>
+#include <sys/mman.h>
+
 #include <cstdlib>
 #include <numeric>
 #include <thread>
 
 #include "tests/train/kernels/cuda_kit.h"
+#include "train/kernels/cuda_libraries.h"
 
 namespace holdfast::train::kernels {
 namespace {
@@ -16,6 +20,19 @@ TEST(OpenCuda, SaysWhatIsMissing) {
   ASSERT_FALSE(opened);
   EXPECT_EQ(opened.error().code, ErrorCode::kDeviceMissing) << opened.error().to_string();
   EXPECT_NE(opened.error().message.find("CUDA device"), std::string::npos);
+}
+
+TEST(OldLibrary, IsToldTheVersionThatIsNeeded) {
+  void* program = dlopen(nullptr, RTLD_NOW);
+  for (const auto& [soname, version] :
+       {std::pair{"libnccl.so.2", "NCCL 2.28"}, std::pair{"libcudnn.so.9", "cuDNN 9"},
+        std::pair{"libcublasLt.so.13", "CUDA 13"}}) {
+    const auto found = library_function(program, soname, "functionOfALaterVersion");
+    ASSERT_FALSE(found);
+    EXPECT_EQ(found.error().code, ErrorCode::kDeviceMissing);
+    EXPECT_NE(found.error().message.find(version), std::string::npos) << found.error().to_string();
+    EXPECT_NE(found.error().message.find("functionOfALaterVersion"), std::string::npos);
+  }
 }
 
 TEST_F(DeviceCudaTest, HasANameAndMultiprocessors) {
@@ -116,6 +133,18 @@ TEST_F(DeviceCudaTest, TooMuchMemoryIsAnExceptionThatTellsHowMuch) {
   EXPECT_TRUE(cuda().finish()) << "the error was told already";
   buffer.resize(3);
   EXPECT_NE(buffer.data(), nullptr);
+}
+
+TEST_F(DeviceCudaTest, HostMemoryThatCannotBePinnedIsNamedWithItsBytes) {
+  constexpr size_t kBytes = size_t{3} << 20;
+  void* nobodys = mmap(nullptr, kBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(nobodys, MAP_FAILED);
+  const Status pinned = cuda().register_host(nobodys, kBytes);
+  munmap(nobodys, kBytes);
+  ASSERT_FALSE(pinned);
+  EXPECT_NE(pinned.error().message.find("3145728 bytes of the arena"), std::string::npos)
+      << pinned.error().to_string();
+  EXPECT_TRUE(cuda().finish()) << "the error was told already";
 }
 
 TEST_F(DeviceCudaTest, TwoOfThemCanBeOpen) {

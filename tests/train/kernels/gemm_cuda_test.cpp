@@ -117,6 +117,28 @@ INSTANTIATE_TEST_SUITE_P(Shapes, GemmCudaTest,
                                   std::to_string(info.param.out);
                          });
 
+class ManyShapesCudaTest : public CudaTest {};
+
+// More shapes than plans are kept of: experts that are products of their own have any number of rows.
+TEST_F(ManyShapesCudaTest, AreRightAlsoWhenTheirPlansWereForgotten) {
+  constexpr size_t kMost = 5000, kIn = 8, kOut = 16;
+  std::mt19937 random(15);
+  auto x = random_values(random, kMost * kIn), w = random_values(random, kOut * kIn);
+  const auto x_device = to_device_bf16(x), w_device = to_device_bf16(w);
+  const auto want = product(kMost, kOut, kIn, {x, kIn, 1}, {w, kIn, 1});
+  auto y = poisoned<float>(kMost * kOut);
+  const auto expect_rows = [&](size_t rows) {
+    zero(cuda(), y.data(), y.size());
+    linear(cuda(), {rows, kIn, kOut}, x_device.data(), w_device.data(), y.data());
+    auto whole = want;
+    std::fill(whole.begin() + static_cast<ptrdiff_t>(rows * kOut), whole.end(), 0.0);
+    EXPECT_LE(relative_error(to_host(y), whole), kFp32) << rows;
+  };
+  for (size_t rows = 1; rows <= kMost; ++rows)
+    linear(cuda(), {rows, kIn, kOut}, x_device.data(), w_device.data(), y.data());
+  for (const size_t rows : {size_t{1}, size_t{77}, kMost - 1, kMost}) expect_rows(rows);
+}
+
 class LargeGemmCudaTest : public CudaTest {};
 
 // The head of the model at the largest size: a sample of rows.

@@ -12,6 +12,9 @@ namespace {
 using Room = ShardRoom<CpuBackend<float>>;
 using Wanted = std::map<uint32_t, size_t>;
 
+// Elements of a bank of the piece of memory that the shard lies in: its two banks are so far apart.
+ptrdiff_t piece_of(Room& room, uint32_t shard) { return room.find(1, shard) - room.find(0, shard); }
+
 void fill(Room& room, uint32_t shard, size_t elements) {
   for (uint32_t bank = 0; bank < Room::kBanks; ++bank)
     for (size_t i = 0; i < elements; ++i)
@@ -32,7 +35,7 @@ TEST(ShardRoom, AdoptedShardsFitIntoWhatWasReservedAndTheOthersStayWhereTheyAre)
   fill(room, 3, 64);
   const float* const before[] = {room.find(0, 1), room.find(1, 1), room.find(0, 3)};
   room.open({{0, 64 * 2}, {1, 64 * 2}, {2, 64 * 3}, {3, 64}});
-  EXPECT_EQ(room.allocations(), 1u);
+  for (uint32_t shard = 0; shard < 4; ++shard) EXPECT_EQ(piece_of(room, shard), 64 * 8) << shard;
   EXPECT_EQ(room.find(0, 1), before[0]);
   EXPECT_EQ(room.find(1, 1), before[1]);
   EXPECT_EQ(room.find(0, 3), before[2]);
@@ -48,12 +51,14 @@ TEST(ShardRoom, MoreThanWasReservedTakesOnePieceMoreAndGivesItBack) {
   room.open({{0, 64 * 4}});
   fill(room, 0, 64 * 4);
   room.open({{0, 64 * 4}, {1, 64}, {2, 64 * 5}, {3, 64 * 2}});
-  EXPECT_EQ(room.allocations(), 2u);
+  EXPECT_EQ(piece_of(room, 0), 64 * 4);
+  for (uint32_t shard = 1; shard < 4; ++shard) EXPECT_EQ(piece_of(room, shard), 64 * 8) << shard;
   expect_filled(room, 0, 64 * 4);
   room.open({{0, 64 * 4}});
-  EXPECT_EQ(room.allocations(), 1u);
   EXPECT_EQ(room.find(0, 1), nullptr);
   expect_filled(room, 0, 64 * 4);
+  room.open({{0, 64 * 4}, {1, 64}});
+  EXPECT_EQ(piece_of(room, 1), 64) << "in what was not given back";
 }
 
 TEST(ShardRoom, AShardWithoutElementsHasRoomToo) {

@@ -6,6 +6,7 @@
 #include <future>
 #include <memory>
 
+#include "tests/cuda_devices.h"
 #include "tests/train/step/lanes_harness.h"
 #include "train/kernels/device_cuda.cuh"
 
@@ -32,8 +33,8 @@ class Stall {
 class AbortedUpdate : public testing::Test {
  protected:
   void SetUp() override {
+    if (const std::string why = missing_devices(1); !why.empty()) GTEST_SKIP() << why;
     auto opened = kernels::Cuda::open(0);
-    if (!opened) GTEST_SKIP() << opened.error().to_string();
     cuda_ = opened->get();
     job_.model.width = 128;
     job_.model.expert_width = 64;
@@ -179,8 +180,8 @@ TEST_F(AbortedUpdate, IsOfNoInterestOnceTheDeviceIsBroken) {
 
 // A reduction and the update wait in the device's queue when the word is set.
 TEST(QueuedUpdate, WritesNothingOnceTheAbortWordIsSet) {
+  if (const std::string why = missing_devices(1); !why.empty()) GTEST_SKIP() << why;
   auto opened = kernels::Cuda::open(0);
-  if (!opened) GTEST_SKIP() << opened.error().to_string();
   kernels::Cuda& cuda = **opened;
   constexpr size_t kElements = 100'003;
   const auto filled = [&](float value) {

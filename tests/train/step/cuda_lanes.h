@@ -11,15 +11,11 @@
 #include <thread>
 #include <vector>
 
+#include "tests/cuda_devices.h"
 #include "tests/train/step/lanes_harness.h"
 #include "train/worker/step_parts.h"
 
 namespace holdfast::train {
-
-inline std::string missing_devices(uint32_t count) {
-  const auto last = kernels::Cuda::open(count - 1);
-  return last ? "" : last.error().to_string();
-}
 
 inline conf::JobConfig cuda_job() {
   conf::JobConfig job = small_job(false);
