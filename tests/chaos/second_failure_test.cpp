@@ -84,8 +84,9 @@ TEST_P(TwoFailures, ReturningNodeDiesWhileItFetches) {
   expect_promises();
 }
 
-// The same as the second failure, while another node is away.
-TEST_P(TwoFailures, ReturningNodeDiesWhileItFetchesAndAnotherIsAway) {
+// The same as the second failure, while another node is away. It may have become a holder of all it needs
+// first, and then fetches nothing.
+TEST_P(TwoFailures, ReturningNodeDiesAsItIsRestoredAndAnotherIsAway) {
   job_.steps = kLongSteps;
   run();
   const std::string away = random_node();
@@ -94,7 +95,7 @@ TEST_P(TwoFailures, ReturningNodeDiesWhileItFetchesAndAnotherIsAway) {
   ASSERT_TRUE(cluster_.playground().kill_node(away));
   ASSERT_TRUE(cluster_.playground().kill_node(node));
   ASSERT_TRUE(cluster_.wait_for_event("first_step", before));
-  ASSERT_TRUE(cluster_.playground().start_node(node, {{"HOLDFAST_FAULT", "replica.fetch:1"}}));
+  ASSERT_TRUE(cluster_.playground().start_node(node, {{"HOLDFAST_FAULT", "node.restore:1"}}));
   ASSERT_TRUE(cluster_.wait(node + " to die", 30'000,
                             [&] { return !cluster_.playground().daemon_runs(node); }));
   ASSERT_TRUE(cluster_.playground().kill_node(node));
