@@ -137,9 +137,11 @@ Status validate(const NodeConfig& node) {
   RETURN_IF_ERROR(in_range("arena.size", node.arena.size_bytes, kLeastArenaBytes,
                            kMostArenaBytes));
   RETURN_IF_ERROR(in_range("fabric.timeout_ms", node.fabric.timeout_ms, 10, 600'000));
-  RETURN_IF_ERROR(in_range("fabric.connections", node.fabric.connections, 0, 16));
-  if (node.fabric.port != 0)  // each connection has one more
-    RETURN_IF_ERROR(in_range("fabric.port", node.fabric.port, 1, 65'535 - 15));
+  RETURN_IF_ERROR(in_range("fabric.connections", node.fabric.connections, 0, 8));
+  // Each connection has a port, from this one on; 0 connections may become four.
+  const int ports = node.fabric.connections == 0 ? 4 : static_cast<int>(node.fabric.connections);
+  if (node.fabric.port != 0)
+    RETURN_IF_ERROR(in_range("fabric.port", node.fabric.port, 1, 65'535 - (ports - 1)));
   RETURN_IF_ERROR(in_range("worker.slots", node.worker.slots, 1, 64));
   RETURN_IF_ERROR(in_range("worker.first_device", node.worker.first_device, 0, 1023));
   RETURN_IF_ERROR(in_range("worker.start_timeout_ms", node.worker.start_timeout_ms, 100, 600'000));

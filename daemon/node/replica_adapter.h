@@ -24,6 +24,7 @@ class LoopExecutor final : public storage::Executor {
   void aside(std::function<void()> work, std::function<void()> done) override {
     loop_.aside(std::move(work), std::move(done));
   }
+  size_t helpers() const override { return loop_.helpers(); }
   void after_ms(int64_t ms, std::function<void()> action) override {
     loop_.after_ms(ms, std::move(action));
   }

@@ -33,19 +33,21 @@ class StripedChannel final : public Channel {
       : stripes_(channels.size()) {
     for (size_t i = 0; i < channels.size(); ++i) stripes_[i].channel = std::move(channels[i]);
   }
-  ~StripedChannel() override { close(); }  // before what the answers count in goes
+  ~StripedChannel() override { close(); }
 
   void write(uint64_t local_offset, uint64_t remote_offset, uint64_t length,
              FabricDone done) override {
-    Stripe& stripe = idlest();
-    stripe.channel->write(local_offset, remote_offset, length,
-                          counted(stripe, length, std::move(done)));
+    stripes_.front().channel->write(local_offset, remote_offset, length, std::move(done));
   }
   void read(uint64_t local_offset, uint64_t remote_offset, uint64_t length,
             FabricDone done) override {
     Stripe& stripe = idlest();
+    *stripe.read_under_way += length;
     stripe.channel->read(local_offset, remote_offset, length,
-                         counted(stripe, length, std::move(done)));
+                         [bytes = stripe.read_under_way, length, done = std::move(done)](Status status) {
+                           *bytes -= length;
+                           done(std::move(status));
+                         });
   }
   bool lost() const override {
     return std::any_of(stripes_.begin(), stripes_.end(),
@@ -58,24 +60,19 @@ class StripedChannel final : public Channel {
  private:
   struct Stripe {
     std::unique_ptr<Channel> channel;
-    std::atomic<uint64_t> bytes_under_way{0};
+    // Shared with answers, which may come while the channel goes.
+    std::shared_ptr<std::atomic<uint64_t>> read_under_way =
+        std::make_shared<std::atomic<uint64_t>>(0);
   };
 
   Stripe& idlest() {
     return *std::min_element(stripes_.begin(), stripes_.end(),
                              [](const Stripe& a, const Stripe& b) {
-                               return a.bytes_under_way.load() < b.bytes_under_way.load();
+                               return a.read_under_way->load() < b.read_under_way->load();
                              });
   }
-  static FabricDone counted(Stripe& stripe, uint64_t length, FabricDone done) {
-    stripe.bytes_under_way += length;
-    return [&stripe, length, done = std::move(done)](Status status) {
-      stripe.bytes_under_way -= length;
-      done(std::move(status));
-    };
-  }
 
-  std::vector<Stripe> stripes_;  // never grows: answers refer into it
+  std::vector<Stripe> stripes_;
 };
 
 class StripedFabric final : public Fabric {
@@ -132,7 +129,8 @@ Result<std::unique_ptr<Fabric>> open_striped_libfabric(const FabricOptions& opti
   ASSIGN_OR_RETURN(auto first, open_libfabric(options, region));
   ASSIGN_OR_RETURN(const PeerAddress address, parse_address(first->address()));
   stripes.push_back(std::move(first));
-  const uint32_t count = stripe_count(connections, address.provider, std::thread::hardware_concurrency());
+  const uint32_t count =
+      stripe_count(connections, address.provider, std::thread::hardware_concurrency());
   for (uint32_t i = 1; i < count; ++i) {
     FabricOptions next = options;
     next.provider = address.provider;

@@ -12,15 +12,16 @@
 
 namespace holdfast::storage {
 
-inline constexpr uint32_t kMostStripes = 16;
+inline constexpr uint32_t kMostStripes = 8;  // no more transfers are under way to a peer at once
 
 // How many where the configuration leaves it open (0): one for providers that copy by themselves; with
 // tcp one for eight processors, at least one and at most four.
 uint32_t stripe_count(uint32_t configured, const std::string& provider, uint32_t processors);
 
 // All serve the same region. Its address names the stripes' addresses, and a channel has one of each
-// stripe, as many as both sides have; operations go to the one with the fewest bytes under way. A channel
-// is lost with the first of its stripes.
+// stripe, as many as both sides have. Reads go to the one with the fewest bytes under way: they bring state
+// back while nobody trains. Writes all go over the first: they replicate beside training, which needs the
+// processors and the memory's bandwidth more. A channel is lost with the first of its stripes.
 std::unique_ptr<Fabric> make_striped(std::vector<std::unique_ptr<Fabric>> stripes);
 
 // `connections` libfabric fabrics (0: stripe_count decides), from options.port on one port each.

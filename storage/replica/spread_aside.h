@@ -8,8 +8,9 @@
 
 namespace holdfast::storage {
 
-// Calls work(i) for every i below `count`, aside, in a few parts that may run at the same time, then `done`
-// once on the event loop. `work` is called from several threads, for different i.
+// Calls work(i) for every i below `count`, aside, then `done` once on the event loop. `work` is called from
+// several helper threads at once, for different i; one helper is left to others, and between two works of a
+// helper whatever else was given aside has its turn.
 void spread_aside(Executor& executor, size_t count, std::function<void(size_t)> work,
                   std::function<void()> done);
 

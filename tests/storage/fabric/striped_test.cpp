@@ -24,20 +24,33 @@ class StripedTest : public testing::Test {
   std::vector<std::byte> a_ = random_bytes(kRegion, 1), b_ = random_bytes(kRegion, 2);
 };
 
-// The silent stripe keeps the first operation; whatever comes after must go elsewhere.
-TEST_F(StripedTest, operations_go_where_the_fewest_bytes_are_under_way) {
+// The silent stripe keeps the first read; whatever comes after must go elsewhere.
+TEST_F(StripedTest, reads_go_where_the_fewest_bytes_are_under_way) {
   const auto from = open("a", a_, 2), to = open("b", b_, 2);
   auto channel = from->connect(to->address());
   ASSERT_TRUE(channel) << channel.error().to_string();
   network_.silence("b0");
   Outcomes stuck;
-  (*channel)->write(0, 0, 4096, stuck.next());  // with nothing under way the first one has it
+  (*channel)->read(0, 0, 4096, stuck.next());  // with nothing under way the first one has it
   for (int i = 0; i < 20; ++i) {
-    const Status written = write_now(**channel, 8192, 8192, 1024);
-    EXPECT_TRUE(written) << written.error().to_string();
+    const Status read = read_now(**channel, 8192, 8192, 1024);
+    EXPECT_TRUE(read) << (read ? "" : read.error().to_string());
   }
   EXPECT_EQ(stuck.done(), 0U);
   network_.resume("b0");
+}
+
+// Replication beside training takes one connection, and all others' silence does not matter to it.
+TEST_F(StripedTest, writes_go_over_the_first) {
+  const auto from = open("a", a_, 3), to = open("b", b_, 3);
+  auto channel = from->connect(to->address());
+  ASSERT_TRUE(channel) << channel.error().to_string();
+  network_.silence("b1");
+  network_.silence("b2");
+  Outcomes outcomes;
+  for (int i = 0; i < 30; ++i) (*channel)->write(i * 1024, i * 1024, 1024, outcomes.next());
+  ASSERT_TRUE(outcomes.wait());
+  EXPECT_EQ(outcomes.successes(), 30U);
 }
 
 TEST_F(StripedTest, a_channel_is_lost_with_one_of_its_stripes) {
@@ -61,7 +74,7 @@ TEST_F(StripedTest, nothing_is_under_way_after_close) {
   ASSERT_TRUE(channel);
   for (int i = 0; i < 4; ++i) network_.silence("b" + std::to_string(i));
   Outcomes outcomes;
-  for (int i = 0; i < 40; ++i) (*channel)->write(0, 0, 1 << 16, outcomes.next());
+  for (int i = 0; i < 40; ++i) (*channel)->read(0, 0, 1 << 16, outcomes.next());
   (*channel)->close();
   EXPECT_EQ(outcomes.done(), 40U);
 }

@@ -32,6 +32,7 @@ class SeededLoop final : public Executor {
       post(done);
     });
   }
+  size_t helpers() const override { return 4; }
   void after_ms(int64_t ms, std::function<void()> action) override {
     waiting_.emplace(now_ms_ + ms, std::move(action));
   }
@@ -69,6 +70,7 @@ class ProcessExecutor final : public Executor {
   void aside(std::function<void()> work, std::function<void()> done) override {
     loop_.aside(while_alive(std::move(work)), while_alive(std::move(done)));
   }
+  size_t helpers() const override { return loop_.helpers(); }
   void after_ms(int64_t ms, std::function<void()> action) override {
     loop_.after_ms(ms, while_alive(std::move(action)));
   }

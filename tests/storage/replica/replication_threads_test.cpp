@@ -50,6 +50,7 @@ class ThreadedLoop final : public Executor {
     }
     changed_.notify_all();
   }
+  size_t helpers() const override { return helpers_.size(); }
   void after_ms(int64_t ms, std::function<void()> action) override {
     {
       const MutexLock lock(mutex_);
