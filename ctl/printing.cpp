@@ -18,8 +18,9 @@ namespace {
 constexpr auto kPoll = std::chrono::milliseconds(200);
 }
 
-Result<boost::json::value> get(const Connection& connection, const std::string& target) {
-  return daemon::ControlClient(connection.socket).call("GET", target, {}, kCallTimeoutMs);
+Result<boost::json::value> get(const Connection& connection, const std::string& target,
+                               int64_t timeout_ms) {
+  return daemon::ControlClient(connection.socket).call("GET", target, {}, timeout_ms);
 }
 
 Result<boost::json::value> post(const Connection& connection, const std::string& target,

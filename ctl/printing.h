@@ -17,7 +17,8 @@ namespace holdfast::ctl {
 
 inline constexpr int64_t kCallTimeoutMs = 10'000;
 
-Result<boost::json::value> get(const Connection& connection, const std::string& target);
+Result<boost::json::value> get(const Connection& connection, const std::string& target,
+                               int64_t timeout_ms = kCallTimeoutMs);
 Result<boost::json::value> post(const Connection& connection, const std::string& target,
                                 const boost::json::value& body);
 // A member of an answer's object; kBadMessage when it is not there.

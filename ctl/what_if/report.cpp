@@ -89,7 +89,7 @@ std::string pace(const daemon::Pace& pace) {
              number(pace.tokens_per_second_after, "{:.0f}"), "tokens/s"});
   table.add({"of now", "100", fmt::format("{:.0f}", 100 * pace.throughput_ratio), "%"});
   table.add({"plan", fmt::format("{:.4g}", pace.plan_before), fmt::format("{:.4g}", pace.plan_after),
-             "F of a layer"});
+             pace.plan_unit});
   return table.text();
 }
 

@@ -67,15 +67,16 @@ BOOST_DESCRIBE_STRUCT(RecoveryTime, (), (noticed, quiesce, restore, connect, fir
 struct Pace {
   std::optional<double> step_seconds_before;  // measured in the view that ends
   std::optional<double> step_seconds_after;   // that, times the plans' ratio
-  double plan_before = 0;                     // units of the plan: F of one layer
+  double plan_before = 0;                     // periods of the plans
   double plan_after = 0;
+  std::string plan_unit;                      // "F of a layer"; of a [synthetic] job "ms"
   std::optional<double> tokens_per_second_before;
   std::optional<double> tokens_per_second_after;
   double throughput_ratio = 1;                // after by before
 };
 BOOST_DESCRIBE_STRUCT(Pace, (),
                       (step_seconds_before, step_seconds_after, plan_before, plan_after,
-                       tokens_per_second_before, tokens_per_second_after, throughput_ratio))
+                       plan_unit, tokens_per_second_before, tokens_per_second_after, throughput_ratio))
 
 // The view that would follow.
 struct Prediction {

@@ -149,6 +149,7 @@ class Coordinator::Machine {
   Assumed assumed() const;
 
   // ---- recovery.cpp
+  bool foretold_beside_events() const;
   void recovery_begins();
   void recovery_decided(const Decision& decision);
   void recovery_ends();
@@ -248,7 +249,8 @@ class Coordinator::Machine {
   bool is_asked_ = false;      // a copy that shows what would be
   // From the end of a view to the first step of the next.
   struct Recovery {
-    std::shared_ptr<const Machine> before;  // as the view ended; nullptr: none ran
+    std::vector<Member> members;            // of the view that ended; none: no view ran
+    std::shared_ptr<const Machine> before;  // as it ended, to foretell from; nullptr: it cannot be
     int64_t sign_ms = 0;                    // of the failure
     int64_t quiesce_ms = 0;
     int64_t decided_ms = 0;

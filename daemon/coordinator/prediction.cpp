@@ -52,6 +52,7 @@ void predict_pace(const ViewAhead& ahead, const PlannedStep& before, const Plann
                   const Measured& measured, Pace& pace) {
   pace.plan_before = before.units;
   pace.plan_after = after.units;
+  pace.plan_unit = ahead.job.synthetic ? "ms" : "F of a layer";
   pace.throughput_ratio = before.units / after.units;
   pace.step_seconds_before = measured.step_seconds();
   if (!pace.step_seconds_before || *pace.step_seconds_before <= 0) return;
@@ -116,6 +117,9 @@ Duration median_or(const std::optional<Measured::Median>& measured, double other
   return {measured->seconds, true, "median of " + views(measured->of)};
 }
 
+// Of a figure that counts as measured, so much may be assumed.
+constexpr double kAssumedToMatter = 0.1;
+
 Duration predict_restore(const RestoreLoad& load, const Measured& measured, const Assumed& assumed) {
   const auto speed = measured.fetch_bytes_per_second();
   const double per_second = speed.value_or(assumed.fetch_bytes_per_second);
@@ -123,10 +127,17 @@ Duration predict_restore(const RestoreLoad& load, const Measured& measured, cons
   Duration restore = median_or(beside, assumed.restore_seconds, "nothing measured yet");
   restore.seconds = *restore.seconds + static_cast<double>(load.fetched_bytes) / per_second +
                     static_cast<double>(load.loaded_bytes) / assumed.load_bytes_per_second;
+  if (load.loaded_bytes > 0)
+    restore.from += fmt::format(", {:.1f} MB loaded by one lane at {:.0f} GB/s (assumed)",
+                                static_cast<double>(load.loaded_bytes) / 1e6,
+                                assumed.load_bytes_per_second / 1e9);
   if (load.fetched_bytes > 0)
     restore.from += fmt::format(", and {:.1f} MB by one node at {:.2f} GB/s ({})",
                                 static_cast<double>(load.fetched_bytes) / 1e6, per_second / 1e9,
                                 speed ? "measured" : "assumed");
+  const double transfers = static_cast<double>(load.fetched_bytes) / per_second * (speed ? 0 : 1) +
+                           static_cast<double>(load.loaded_bytes) / assumed.load_bytes_per_second;
+  restore.measured = restore.measured && transfers < kAssumedToMatter * *restore.seconds;
   return restore;
 }
 

@@ -9,6 +9,8 @@
 namespace holdfast::daemon {
 namespace {
 
+constexpr uint64_t kMostCellsForetold = 2'048;  // D M S: some 50 ms on one core
+
 using Details = std::vector<std::pair<std::string, std::string>>;
 
 std::optional<double> seconds_between(int64_t from_ms, int64_t to_ms) {
@@ -86,10 +88,17 @@ int64_t Coordinator::Machine::first_sign_ms() const {
   return sign_ms;
 }
 
+// A prediction beside what came plans anew, on the event loop: only where that takes no longer than other
+// events do. `what-if` answers for any job, on a thread of its own.
+bool Coordinator::Machine::foretold_beside_events() const {
+  const conf::JobConfig& config = job().config;
+  return uint64_t{config.pipelines} * config.micro_batches * config.stages <= kMostCellsForetold;
+}
+
 void Coordinator::Machine::recovery_begins() {
   if (is_asked_) return;
   note_pace();
-  if (recovery_ && phase_ != Phase::kRunning) {  // that view came to nothing
+  if (recovery_) {  // that view came to nothing, or ended before its first step
     ++recovery_->views;
     recovery_->connect_seconds.reset();
     return;
@@ -98,7 +107,8 @@ void Coordinator::Machine::recovery_begins() {
   recovery_->sign_ms = recovery_->quiesce_ms = now_ms_;
   if (phase_ != Phase::kRunning || !view_) return;
   recovery_->sign_ms = first_sign_ms();
-  if (!arenas_known_) return;
+  recovery_->members = view_->members;
+  if (!arenas_known_ || !foretold_beside_events()) return;
   auto before = std::make_shared<Machine>(*this);
   before->recovery_.reset();
   before->out_ = {};
@@ -110,12 +120,11 @@ void Coordinator::Machine::recovery_decided(const Decision& decision) {
   recovery_->decided_ms = now_ms_;
   recovery_->load = load_of(shards_, decision.view, decision.owned);
   recovery_->losses = {};
-  if (!recovery_->before) return;
   const auto takes_part = [&](const WorkerId& worker) {
     return std::any_of(decision.view.members.begin(), decision.view.members.end(),
                        [&](const Member& m) { return m.worker == worker; });
   };
-  for (const Member& m : recovery_->before->view_->members) {
+  for (const Member& m : recovery_->members) {
     if (!is_up(m.worker.node))
       recovery_->losses.nodes.insert(m.worker.node);
     else if (!takes_part(m.worker))
@@ -143,8 +152,9 @@ void Coordinator::Machine::recovery_ends() {
   took.first_step_beside = first_step;
   if (!r.losses.empty()) note_recovered(took);
 
-  // Later predictions build on what was not waited for, and on no start, which opens the job too.
-  const bool plain = r.before && r.views == 1 && !r.waited;
+  // Later predictions build on failures that one view mended and nothing was waited for: a start opens the
+  // job too, and at a planned change workers stand idle already.
+  const bool plain = !r.losses.empty() && r.views == 1 && !r.waited;
   if (!plain) took.quiesce = took.restore = std::nullopt;
   took.first_step_beside.reset();
   const bool known = r.foretold && r.foretold->prediction;
@@ -199,7 +209,10 @@ void Coordinator::Machine::note_recovered(const RecoveryTook& took) {
   } else {
     text = fmt::format("first step after {} s; from {}, {} moved; {}; s: {}", text_of(total),
                        to_string(view_->base), megabytes(r.load.moved_bytes),
-                       r.foretold ? "foretold was: " + r.foretold->text : "nothing was foretold",
+                       r.foretold ? "foretold was: " + r.foretold->text
+                       : foretold_beside_events()
+                           ? "nothing was foretold"
+                           : "nothing was foretold, as the job is too large to plan beside events",
                        parts);
   }
   note("recovered", text, std::move(details));

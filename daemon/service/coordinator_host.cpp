@@ -90,7 +90,7 @@ void CoordinatorHost::remove(const JobId& job, Answer answer) {
 
 void CoordinatorHost::what_if(std::vector<NodeId> failed, WhatIfAnswer answer) {
   if (std::exchange(*asked_, true))
-    return answer(fail(ErrorCode::kQueueFull, "another what-if is being answered"));
+    return answer(fail(ErrorCode::kQueueFull, "another what-if is being answered; ask again in some seconds"));
   boost::asio::post(aside_, [copy = std::make_shared<Coordinator>(coordinator_.copy()),
                              now_ms = ports_.clock.monotonic_ms(), failed = std::move(failed),
                              answer = std::move(answer), asked = asked_, &io = ports_.io] {

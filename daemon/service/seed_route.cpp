@@ -18,6 +18,11 @@ namespace {
 
 constexpr const char* kForwardTarget = "/peer/v1/control";
 constexpr int64_t kForwardTimeoutMs = 4'000;
+constexpr int64_t kQuestionTimeoutMs = 25'000;  // a what-if of a large job makes several plans
+
+int64_t timeout_ms_of(const std::string& target) {
+  return target.starts_with("/v1/what-if") ? kQuestionTimeoutMs : kForwardTimeoutMs;
+}
 
 }  // namespace
 
@@ -41,7 +46,7 @@ void SeedRoute::ask(const HttpRequest& request, ControlAnswer answer) {
                        fmt::format("the coordinator's node on {} does not answer", seed_address_)));
   calls_.request(seed_address_, kForwardTarget,
                  to_json_text(ForwardedRequest{request.method, request.target, request.body}),
-                 kForwardTimeoutMs, std::move(answer));
+                 timeout_ms_of(request.target), std::move(answer));
 }
 
 }  // namespace holdfast::daemon

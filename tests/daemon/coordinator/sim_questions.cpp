@@ -179,7 +179,7 @@ Asked SimCluster::ask_and_lose(uint32_t events, uint32_t lost) {
   lose({names.begin(), names.end()});
   asked.outcome = foretold->outcome;
   asked.differs = broken_.empty() ? came_otherwise(*foretold) : broken_;
-  asked.better = foretold->prediction && coordinator_->phase() == Phase::kRestoring &&
+  asked.better = broken_.empty() && foretold->prediction && coordinator_->phase() == Phase::kRestoring &&
                  coordinator_->view()->base.version > foretold->prediction->base.version &&
                  coordinator_->counters().captures_abandoned > 0;
   if (foretold->prediction) {

@@ -217,6 +217,66 @@ TEST_F(Asking, ThePaceIsToldAtTheEndOfAShortView) {
   EXPECT_EQ(noted("pace"), 1U);
 }
 
+// The second strikes when the new view is open, before its first step.
+TEST_F(Asking, TwoFailuresBeforeAFirstStepAreOneRecovery) {
+  begin(small_job(3));
+  step_done_by_all(0);
+  disconnect(2);
+  comm_broken(0);
+  state_ = {Version(1), coordinator_->view()->epoch};
+  quiesced_by({0, 1});
+  restored_by_all();
+  ASSERT_EQ(coordinator_->phase(), Phase::kRunning);
+  now_ms_ += 700;
+  disconnect(1);
+  comm_broken(0);
+  quiesced_by({0});
+  restored_by_all();
+  EXPECT_EQ(noted("recovered"), 0U);
+  step_done_by_all(1);
+  ASSERT_EQ(noted("recovered"), 1U);
+  auto seen = details("recovered");
+  EXPECT_EQ(seen["views"], "2");
+  EXPECT_GE(std::stod(seen["seconds"]), 0.7) << "from the first failure on";
+}
+
+TEST_F(Asking, ACoordinatorNewToTheViewTellsOfTheRecoveryWithoutAPrediction) {
+  begin(small_job(3));
+  step_done_by_all(0);
+  JobRecord running = stored_;
+  running.safe = {Version(1), Epoch{6, 9}};  // of an earlier view: what arenas hold is not known
+  coordinator_.emplace(CoordinatorOptions{}, 1'000, coordinator_->epoch(),
+                       std::vector<JobRecord>{running});
+  for (const uint32_t n : {0U, 1U, 2U}) connect(n, {report(train::WorkerPhase::kRunning, 1)});
+  ASSERT_EQ(coordinator_->phase(), Phase::kRunning);
+  disconnect(2);
+  comm_broken(0);
+  state_ = {Version(1), coordinator_->view()->epoch};
+  quiesced_by({0, 1});
+  restored_by_all();
+  step_done_by_all(1);
+  ASSERT_EQ(noted("recovered"), 1U);
+  auto seen = details("recovered");
+  EXPECT_EQ(seen["outcome_predicted"], "");
+  EXPECT_FALSE(seen.contains("base_predicted"));
+}
+
+TEST_F(Asking, AJobTooLargeToPlanBesideEventsIsNotForetold) {
+  conf::JobConfig job = small_job(3);
+  job.micro_batches = 3'000;
+  begin(job);
+  step_done_by_all(0);
+  disconnect(2);
+  comm_broken(0);
+  state_ = {Version(1), coordinator_->view()->epoch};
+  quiesced_by({0, 1});
+  restored_by_all();
+  step_done_by_all(1);
+  ASSERT_EQ(noted("recovered"), 1U);
+  EXPECT_EQ(details("recovered")["outcome_predicted"], "");
+  EXPECT_TRUE(foretold({1}).prediction) << "asked, it is";
+}
+
 TEST_F(Asking, AStartAndAReturnForetellNothing) {
   begin(small_job(2));
   step_done_by_all(0);
