@@ -165,6 +165,8 @@ Status validate_backend(const JobConfig& job) {
   return {};
 }
 
+constexpr double kLongestSyntheticMs = 20'000;
+
 Status validate_synthetic(const JobConfig& job) {
   if (!job.synthetic) return {};
   if (job.backend != "cpu")
@@ -176,7 +178,18 @@ Status validate_synthetic(const JobConfig& job) {
     return fail(ErrorCode::kConfigValue,
                 "synthetic.policy = \"reroute\" updates all stages together: it needs "
                 "optimizer.clip_by = \"global\"");
-  return validate(*job.synthetic);
+  RETURN_IF_ERROR(validate(*job.synthetic));
+  // The last stage waits so long for its first micro-batch, the first for a gradient to come back, and
+  // others for a lane that is busy. Collectives end after 30 s.
+  const SyntheticConfig& s = *job.synthetic;
+  const double longest_ms = job.stages * (s.forward_ms + s.input_gradient_ms +
+                                          s.weight_gradient_ms + 3 * s.experts_ms) + s.update_ms;
+  if (longest_ms > kLongestSyntheticMs)
+    return fail(ErrorCode::kConfigValue,
+                fmt::format("[synthetic] times of all {} stages for one micro-batch, with update_ms, are "
+                            "{:.0f} ms: at most {:.0f}, as workers wait no longer for each other",
+                            job.stages, longest_ms, kLongestSyntheticMs));
+  return {};
 }
 
 }  // namespace

@@ -82,6 +82,8 @@ TEST(JobConfigTest, WhatIsWrongIsNamedWithWhereAndWhy) {
        "/f/job.toml:2: unknown key synthetic.forward, did you mean synthetic.forward_ms?"},
       {"stages = 2\n[model]\nlayers = 2\n[optimizer]\nclip_by = \"stage\"\n[synthetic]\npolicy = \"reroute\"",
        ErrorCode::kConfigValue, "it needs optimizer.clip_by = \"global\""},
+      {"stages = 2\n[model]\nlayers = 2\n[synthetic]\nforward_ms = 9000\nexperts_ms = 400",
+       ErrorCode::kConfigValue, "are 20480 ms: at most 20000"},
       {"[synthetic]\nforward_ms = \"30\"", ErrorCode::kConfigValue,
        "/f/job.toml:2: synthetic.forward_ms must be a number"},
       {"[synthetic]\nforward_ms = 0", ErrorCode::kConfigValue,

@@ -194,6 +194,7 @@ Result<const std::byte*> NcclReceiver::receive(uint32_t from, size_t bytes) {
   // On the host, so that no kernel of NCCL waits for it; the device has the round in between to do.
   slot.used.wait();
   slot.bytes.resize(bytes);
+  RETURN_IF_ERROR(link_.verdict());  // nobody is invited to what has broken
   RETURN_IF_ERROR(say(*line_, from));
   RETURN_IF_ERROR(hear(*line_, from));
   RETURN_IF_ERROR(line_->flush());

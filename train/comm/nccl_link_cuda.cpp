@@ -45,7 +45,7 @@ NcclLink::~NcclLink() {
   changed_.notify_all();
   if (guarding_.joinable()) guarding_.join();
   if (abort_) abort_->dismiss();  // where there was no communicator
-  static_cast<void>(idle());  // where it fails the device is given up
+  if (!idle()) return;  // the device is given up: nothing may wait for it any more
   if (stream_ != nullptr) static_cast<void>(cudaStreamSynchronize(stream_));
   // Nobody marks or updates any more.
   static_cast<void>(cudaStreamSynchronize(cuda_.impl().stream));

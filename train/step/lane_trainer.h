@@ -17,6 +17,7 @@
 #include "train/step/lane_rounds.h"
 #include "train/step/marks.h"
 #include "train/step/members.h"
+#include "train/step/step_cause.h"
 #include "train/step/trainer.h"
 
 namespace holdfast::train {
@@ -71,19 +72,13 @@ class LaneTrainer final : public Trainer {
     PayloadExchange& payload;    // in it
     PayloadHandOver& hand_over;  // to and from neighbouring stages
   };
-  // After an error the device is idle, whatever it waited for. That it is broken matters more than what
-  // was noticed first, and what broke one exchange more than that another was given up for it; that all
-  // were given up does not, it is our own doing.
+  // After an error the device is idle, whatever it waited for.
   template <class Outcome>
   Outcome settled(Outcome outcome) {
     if (outcome) return outcome;
     payload_.abandon();
     const Status idle = device_->finish();
-    if (idle) return outcome;
-    const bool tells_why = outcome.error().code == ErrorCode::kCommAborted &&
-                           idle.error().code != ErrorCode::kCommAborted;
-    if (tells_why || idle.error().code == ErrorCode::kDeviceFailed) return fail(idle.error());
-    return outcome;
+    return idle ? outcome : Outcome(fail(cause_of(outcome.error(), idle.error())));
   }
   Status begin_view(ViewCommunicator& comm);
   Result<StepDone> take_step(ViewCommunicator& comm, Step step);
