@@ -1,16 +1,16 @@
 // What a whole cluster on this machine costs and how fast it is back, from the control socket alone:
 // the step time with dense snapshots against none, in turns in one run; and the time from SIGKILL of a
 // worker or of a node until the loss is noticed and until the next step is complete.
-//   cluster_bench --job FILE.toml --data TOKENS [--rounds N] [--steps N] [--out FILE]
+//   cluster_bench --job FILE.toml --data TOKENS [--rounds N] [--steps N] [--commit HEX] [--out FILE]
 #include <fmt/format.h>
 #include <signal.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <fstream>
 #include <thread>
 
 #include "bench/cluster_run.h"
+#include "bench/record.h"
 
 namespace {
 
@@ -81,6 +81,7 @@ boost::json::object summary(const std::vector<Recovery>& all) {
 
 struct Arguments {
   fs::path job, data, out;
+  std::string commit;
   uint32_t rounds = 3;
   uint64_t steps = 60;
 };
@@ -91,6 +92,7 @@ void measure(const Arguments& arguments) {
   if (job.pipelines < 2)
     must(fail(ErrorCode::kConfigValue, fmt::format("pipelines = {} in {}: one node of at least 2 is lost",
                                                    job.pipelines, arguments.job.string())));
+  must(can_write(arguments.out));
 
   std::vector<double> none, dense, ratios;
   for (uint32_t round = 0; round < arguments.rounds; ++round) {
@@ -115,6 +117,7 @@ void measure(const Arguments& arguments) {
   }
 
   const boost::json::object result{
+      {"origin", origin(arguments.commit)},
       {"job", job.name.value},
       {"workers", job.workers()},
       {"processors", std::thread::hardware_concurrency()},
@@ -125,7 +128,7 @@ void measure(const Arguments& arguments) {
       {"node_killed", summary(node)}};
   const std::string text = boost::json::serialize(result);
   fmt::print("{}\n", text);
-  if (!arguments.out.empty()) std::ofstream(arguments.out) << text << "\n";
+  must(write_result(arguments.out, text + "\n"));
 }
 
 }  // namespace
@@ -137,6 +140,8 @@ int main(int argc, char** argv) {
   app.add_option("--data", arguments.data)->required();
   app.add_option("--rounds", arguments.rounds)->capture_default_str()->check(CLI::Range(1, 1000));
   app.add_option("--steps", arguments.steps)->capture_default_str();
+  app.add_option("--commit", arguments.commit, "that this was built from, for the record")
+      ->check(commit_complaint);
   app.add_option("--out", arguments.out);
   CLI11_PARSE(app, argc, argv);
   try {

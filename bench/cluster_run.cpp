@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <exception>
 #include <thread>
 
 namespace holdfast::bench {
@@ -43,8 +44,12 @@ fs::path cluster_folder() {
 ClusterRun::ClusterRun(const conf::JobConfig& job) : playground_(make_playground(job.workers())) {}
 
 ClusterRun::~ClusterRun() {
-  if (const Status stopped = playground_.stop_all(); !stopped)
-    fmt::print(stderr, "{}\n", stopped.error().to_string());
+  const Status stopped = playground_.stop_all();
+  if (!stopped) fmt::print(stderr, "{}\n", stopped.error().to_string());
+  if (!stopped || std::uncaught_exceptions() > 0) {  // the logs of its nodes say why
+    fmt::print(stderr, "the cluster's folder is kept: {}\n", playground_.directory().string());
+    return;
+  }
   std::error_code ignored;
   fs::remove_all(playground_.directory(), ignored);
 }

@@ -39,7 +39,7 @@ class ClusterRun {
  public:
   // As many nodes as the job wants workers.
   explicit ClusterRun(const conf::JobConfig& job);
-  ~ClusterRun();  // ends every process, removes the folder
+  ~ClusterRun();  // ends every process; keeps the folder, and says where, when the run fails
   ClusterRun(const ClusterRun&) = delete;
   ClusterRun& operator=(const ClusterRun&) = delete;
 

@@ -1,5 +1,6 @@
 // How long planning takes, and what throughput plans keep as workers fail, from simulation at paper
-// scale. `plan_bench [--out FILE] [--figure FILE.svg] [--seeds N] [--quick]`
+// scale.
+//   plan_bench [--seeds N] [--quick] [--commit HEX] [--out FILE] [--figure FILE.svg]
 //
 // The model of the figure: F = I = W = 1 on every stage, sending 0.1, update 1, a lane holds at
 // most 2 S micro-batches; failures drawn at random over all workers, each stage keeps a lane. A
@@ -13,13 +14,13 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <fstream>
 #include <functional>
 #include <random>
 #include <string>
 #include <vector>
 
 #include "base/check.h"
+#include "bench/record.h"
 #include "train/schedule/normalize.h"
 #include "train/schedule/planner.h"
 
@@ -203,20 +204,30 @@ std::string curves_row(const Size& size, const Curves& curves) {
                      size.pipelines, size.stages, size.micro_batches, systems);
 }
 
+int failed(const holdfast::Error& error) {
+  fmt::print(stderr, "plan_bench: {}\n", error.to_string());
+  return holdfast::error_row(error.code).exit_code;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   CLI::App app("Speed of the planner, and throughput under failures from simulation");
-  std::string out, figure_file;
+  std::string out, figure_file, commit;
   int seeds = 5;
   bool quick = false;
   app.add_option("--out", out, "also write the result to this file");
   app.add_option("--figure", figure_file, "write the figure, an SVG, to this file");
+  app.add_option("--commit", commit, "that this was built from, for the record")
+      ->check(holdfast::bench::commit_complaint);
   app.add_option("--seeds", seeds, "random sets of failures for each point")
       ->check(CLI::Range(1, 1000));
   app.add_flag("--quick", quick, "small sizes only, to try it out");
   CLI11_PARSE(app, argc, argv);
 
+  for (const std::string& file : {out, figure_file})
+    if (const holdfast::Status ready = holdfast::bench::can_write(file); !ready)
+      return failed(ready.error());
   std::vector<std::string> speed;
   for (const uint32_t percent : {0u, 1u, 5u, 10u}) {
     const Size size = quick ? Size{8, 8, 16} : Size{32, 16, 64};
@@ -232,11 +243,14 @@ int main(int argc, char** argv) {
     rows.push_back(curves_row(size, curves.back()));
   }
   const std::string result = fmt::format(
-      "{{\"bench\": \"plan\", \"policy\": \"staggered\", \"seeds\": {},\n \"speed\": [{}],\n"
+      "{{\"bench\": \"plan\", \"origin\": {}, \"policy\": \"staggered\", \"seeds\": {},\n \"speed\": [{}],\n"
       " \"percent_failed\": [{}],\n \"relative_throughput\": [{}]}}\n",
-      seeds, fmt::join(speed, ",\n  "), fmt::join(kPercent, ", "), fmt::join(rows, ",\n  "));
+      boost::json::serialize(holdfast::bench::origin(commit)), seeds, fmt::join(speed, ",\n  "),
+      fmt::join(kPercent, ", "), fmt::join(rows, ",\n  "));
   std::fputs(result.c_str(), stdout);
-  if (!out.empty()) std::ofstream(out) << result;
-  if (!figure_file.empty()) std::ofstream(figure_file) << figure(sizes, curves);
+  for (const auto& [file, text] :
+       {std::pair(out, result), std::pair(figure_file, figure(sizes, curves))})
+    if (const holdfast::Status written = holdfast::bench::write_result(file, text); !written)
+      return failed(written.error());
   return 0;
 }

@@ -1,6 +1,6 @@
 // How fast blocks reach another process, and come from there: RMA writes and reads of 1 MiB through
-// storage/fabric against a plain TCP stream over the same loopback, in turns, in one run. `replication_bench [--out FILE]
-// [--rounds N] [--mib N]`
+// storage/fabric against a plain TCP stream over the same loopback, in turns, in one run.
+//   replication_bench [--rounds N] [--mib N] [--commit HEX] [--out FILE]
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -16,12 +16,12 @@
 #include <chrono>
 #include <cstdio>
 #include <cstring>
-#include <fstream>
 #include <string>
 #include <vector>
 
 #include "base/check.h"
 #include "base/mutex.h"
+#include "bench/record.h"
 #include "storage/fabric/fabric.h"
 
 namespace {
@@ -180,7 +180,7 @@ double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-std::string measure(int rounds, uint64_t blocks) {
+std::string measure(int rounds, uint64_t blocks, const std::string& commit) {
   const Peer peer = start_peer();
   std::vector<std::byte> region(kBlock * kBlocks, std::byte{7});
   std::vector<double> fabric_rates, read_rates, stream_rates, ratios, read_ratios;
@@ -208,15 +208,21 @@ std::string measure(int rounds, uint64_t blocks) {
   }
   waitpid(peer.pid, nullptr, 0);
   return fmt::format(
-      "{{\"bench\": \"replication\", \"provider\": \"tcp\", \"block_bytes\": {}, \"round_bytes\": "
-      "{}, "
+      "{{\"bench\": \"replication\", \"origin\": {},\n \"provider\": \"tcp\", "
+      "\"block_bytes\": {}, \"round_bytes\": {}, "
       "\"rounds\": {},\n \"fabric_gb_per_s\": [{:.3f}],\n \"fabric_read_gb_per_s\": [{:.3f}],\n"
       " \"tcp_stream_gb_per_s\": [{:.3f}],\n \"median_fabric_gb_per_s\": {:.3f}, "
       "\"median_fabric_read_gb_per_s\": {:.3f}, \"median_tcp_stream_gb_per_s\": {:.3f},\n"
       " \"ratio\": {:.3f}, \"read_ratio\": {:.3f}, \"target\": 0.8}}\n",
-      kBlock, blocks * kBlock, rounds, fmt::join(fabric_rates, ", "), fmt::join(read_rates, ", "),
+      boost::json::serialize(holdfast::bench::origin(commit)), kBlock, blocks * kBlock, rounds,
+      fmt::join(fabric_rates, ", "), fmt::join(read_rates, ", "),
       fmt::join(stream_rates, ", "), median(fabric_rates), median(read_rates),
       median(stream_rates), median(ratios), median(read_ratios));
+}
+
+int failed(const holdfast::Error& error) {
+  fmt::print(stderr, "replication_bench: {}\n", error.to_string());
+  return holdfast::error_row(error.code).exit_code;
 }
 
 }  // namespace
@@ -224,18 +230,22 @@ std::string measure(int rounds, uint64_t blocks) {
 int main(int argc, char** argv) {
   setenv("IPATH_NO_BACKTRACE", "1", 1);
   CLI::App app("Bandwidth of block replication against plain TCP");
-  std::string out;
+  std::string out, commit;
   int rounds = 9;
   uint64_t mib = 1024;
   bool serves = false;
   app.add_option("--out", out, "also write the result to this file");
+  app.add_option("--commit", commit, "that this was built from, for the record")
+      ->check(holdfast::bench::commit_complaint);
   app.add_option("--rounds", rounds, "measured rounds of each kind")->check(CLI::Range(1, 1000));
   app.add_option("--mib", mib, "MiB a round")->check(CLI::Range(1, 1 << 20));
   app.add_flag("--serve", serves, "be the receiving process (started by the bench itself)");
   CLI11_PARSE(app, argc, argv);
   if (serves) return serve();
-  const std::string result = measure(rounds, mib);
+  if (const Status ready = holdfast::bench::can_write(out); !ready) return failed(ready.error());
+  const std::string result = measure(rounds, mib, commit);
   std::fputs(result.c_str(), stdout);
-  if (!out.empty()) std::ofstream(out) << result;
+  const Status written = holdfast::bench::write_result(out, result);
+  if (!written) return failed(written.error());
   return 0;
 }

@@ -1,7 +1,7 @@
 // What failures cost a job of several stages: steps a second as nodes die for good, against what the plan
 // predicts and against what other ways of going on would give. With a job whose operations take a given
 // time (conf/jobs/synthetic.toml) it is measured honestly on a machine with few cores.
-//   throughput_bench --job FILE.toml --data TOKENS [--fail d:s,d:s] [--steps N] [--out FILE]
+//   throughput_bench --job FILE.toml --data TOKENS [--fail d:s,d:s] [--steps N] [--commit HEX] [--out FILE]
 //
 // Measured, in wall time from step to step, snapshots on: this system; the same with I and W in one
 // (re-routing alone); the job with fewer pipelines that share all its micro-batches (every pipeline with a
@@ -13,7 +13,6 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
-#include <fstream>
 #include <map>
 #include <numeric>
 #include <optional>
@@ -22,6 +21,8 @@
 #include <thread>
 
 #include "bench/cluster_run.h"
+#include "bench/record.h"
+#include "bench/restart_model.h"
 #include "train/schedule/job_plan.h"
 #include "train/schedule/planner.h"
 #include "train/schedule/simulate.h"
@@ -39,7 +40,8 @@ struct Arguments {
   fs::path job, data, out;
   std::vector<std::string> failures = {"1:2", "2:1", "3:3", "1:0"};
   uint64_t steps = 20;
-  double checkpoint_seconds = 600, restart_seconds = 120, failure_seconds = 3600;
+  RestartModel restart;
+  std::string commit;
 };
 
 struct Measured {
@@ -192,12 +194,6 @@ struct Row {
   double restart_ms = 0;         // this
 };
 
-// What a dropping system loses on the way from one failure to the next.
-double restart_ms(const Arguments& arguments, const Measured& drop) {
-  const double lost = arguments.restart_seconds + arguments.checkpoint_seconds / 2;
-  return drop.step_ms / (1 - lost / arguments.failure_seconds);
-}
-
 std::vector<Row> measure_all(const Arguments& arguments, const conf::JobConfig& job) {
   const std::vector<Coordinate> failures = read_failures(job, arguments.failures);
   conf::JobConfig coupled = job;
@@ -216,7 +212,7 @@ std::vector<Row> measure_all(const Arguments& arguments, const conf::JobConfig& 
           with_failures(fmt::format("{} pipelines", whole), *smaller, {}, arguments.steps).front();
     row.drop = dropping[whole];
     row.drop_1f1b_ms = one_forward_one_backward_ms(*smaller);
-    row.restart_ms = restart_ms(arguments, *row.drop);
+    row.restart_ms = arguments.restart.step_ms(row.drop->step_ms);
   }
   return rows;
 }
@@ -248,6 +244,7 @@ boost::json::object result(const Arguments& arguments, const conf::JobConfig& jo
   boost::json::array places;
   for (const std::string& word : arguments.failures) places.emplace_back(word);
   return {{"bench", "throughput"},
+          {"origin", origin(arguments.commit)},
           {"job", job.name.value},
           {"pipelines", job.pipelines},
           {"stages", job.stages},
@@ -257,9 +254,9 @@ boost::json::object result(const Arguments& arguments, const conf::JobConfig& jo
           {"steps", arguments.steps},
           {"failed", std::move(places)},
           {"restart_model",
-           {{"checkpoint_seconds", arguments.checkpoint_seconds},
-            {"restart_seconds", arguments.restart_seconds},
-            {"seconds_between_failures", arguments.failure_seconds}}},
+           {{"checkpoint_seconds", arguments.restart.checkpoint_seconds},
+            {"restart_seconds", arguments.restart.restart_seconds},
+            {"seconds_between_failures", arguments.restart.failure_seconds}}},
           {"rows", to_json(rows)}};
 }
 
@@ -277,15 +274,16 @@ void print_table(const std::vector<Row>& rows) {
 }
 
 void run(const Arguments& arguments) {
+  must(check_restart_model(arguments.restart));
   const conf::JobConfig job = must(conf::load_job(
       arguments.job, {.data = arguments.data.string(), .steps = uint64_t{1'000'000}}));
   if (!job.synthetic || job.stages < 2)
     must(fail(ErrorCode::kConfigValue,
               fmt::format("{} needs [synthetic] and stages of at least 2", arguments.job.string())));
+  must(can_write(arguments.out));
   const std::vector<Row> rows = measure_all(arguments, job);
   print_table(rows);
-  const std::string text = boost::json::serialize(result(arguments, job, rows));
-  if (!arguments.out.empty()) std::ofstream(arguments.out) << text << "\n";
+  must(write_result(arguments.out, boost::json::serialize(result(arguments, job, rows)) + "\n"));
 }
 
 }  // namespace
@@ -298,9 +296,11 @@ int main(int argc, char** argv) {
   app.add_option("--fail", arguments.failures, "pipeline:stage of the nodes that are killed, in turn")
       ->delimiter(',');
   app.add_option("--steps", arguments.steps)->capture_default_str()->check(CLI::Range(1, 100000));
-  app.add_option("--checkpoint-seconds", arguments.checkpoint_seconds)->capture_default_str();
-  app.add_option("--restart-seconds", arguments.restart_seconds)->capture_default_str();
-  app.add_option("--failure-seconds", arguments.failure_seconds)->capture_default_str();
+  app.add_option("--checkpoint-seconds", arguments.restart.checkpoint_seconds)->capture_default_str();
+  app.add_option("--restart-seconds", arguments.restart.restart_seconds)->capture_default_str();
+  app.add_option("--failure-seconds", arguments.restart.failure_seconds)->capture_default_str();
+  app.add_option("--commit", arguments.commit, "that this was built from, for the record")
+      ->check(commit_complaint);
   app.add_option("--out", arguments.out);
   CLI11_PARSE(app, argc, argv);
   try {

@@ -88,11 +88,6 @@ inline std::string unlike(double loss_one, double loss_stages, const std::string
   return {};
 }
 
-inline bool is_commit(const std::string& text) {
-  return text.size() >= 7 && text.size() <= 40 &&
-         text.find_first_not_of("0123456789abcdef") == std::string::npos;
-}
-
 inline double median(std::vector<double> values) {
   std::sort(values.begin(), values.end());
   return values[values.size() / 2];

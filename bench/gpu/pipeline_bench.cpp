@@ -18,6 +18,7 @@
 #include "base/json.h"
 #include "base/mutex.h"
 #include "bench/gpu/bench_models.h"
+#include "bench/record.h"
 #include "train/comm/gloo_communicator.h"
 #include "train/kernels/backends.h"
 #include "train/schedule/job_plan.h"
@@ -269,9 +270,7 @@ int main(int argc, char** argv) {
   app.add_option("--turns", options.turns, "of one and then the other")->check(CLI::Range(1, 100));
   app.add_option("--commit", commit, "that this was built from, for the record")
       ->required()
-      ->check([](const std::string& text) {
-        return is_commit(text) ? std::string() : "7 to 40 hexadecimal digits, not " + text;
-      });
+      ->check(commit_complaint);
   app.add_option("--out", out, "write the results there as JSON");
   CLI11_PARSE(app, argc, argv);
 

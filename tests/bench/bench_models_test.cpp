@@ -48,12 +48,5 @@ TEST(Unlike, TellsLossesThatDifferAndPayloadThatDoesNotGoByNccl) {
   EXPECT_NE(unlike(10.97, 10.97, ""), "");
 }
 
-TEST(Commit, IsHexadecimal) {
-  EXPECT_TRUE(is_commit("fabeefe"));
-  EXPECT_TRUE(is_commit("c92e2b5a1c92e2b5a1c92e2b5a1c92e2b5a1c92e"));
-  for (const char* text : {"", "unknown", "gpustages", "c92e2b", "C92E2B5", "c92e2b5 "})
-    EXPECT_FALSE(is_commit(text)) << text;
-}
-
 }  // namespace
 }  // namespace holdfast::bench
