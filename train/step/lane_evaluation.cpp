@@ -12,16 +12,19 @@ bool LaneTrainer<B>::evaluation_is_due(Version version) const {
 }
 
 // No step follows the job's last version, so its evaluation is made up for when a view begins there.
-// By all lanes: which of them had finished it is not known here.
+// By all lanes: which of them had finished it is not known here. Where only the last stage knows the result its
+// lanes tell it even if none of them made that version, all of their processes being new: a row of just that.
 template <class B>
 Status LaneTrainer<B>::make_up_evaluation(const Wires& wires) {
   const Version base = store_.current().version;
   if (base.value != job_.steps || !evaluation_is_due(base)) return {};
   ASSIGN_OR_RETURN(const std::optional<double> loss, evaluate(wires));
-  if (!unevaluated_ || !loss) return {};
-  finished_ = std::exchange(unevaluated_, {});
+  if (!loss || (!unevaluated_ && !job_.staggered())) return {};
+  finished_ = unevaluated_ ? std::exchange(unevaluated_, {}) : StepDone{};
   finished_->epoch = epoch_;
+  finished_->step = Step(base.value - 1);
   finished_->lane = member_;
+  if (job_.staggered()) finished_->of_stage = StageShare{stage_, job_.stages};
   finished_->held_out_loss = loss;
   return {};
 }
@@ -94,7 +97,7 @@ Result<std::optional<double>> LaneTrainer<B>::evaluate(const Wires& wires) {
       const LaneTrainer<B>::Wires&, uint32_t);                                      \
   template bool LaneTrainer<B>::evaluation_is_due(Version) const;                   \
   template Status LaneTrainer<B>::make_up_evaluation(const LaneTrainer<B>::Wires&); \
-  template Result<std::optional<double>> LaneTrainer<B>::evaluate(                       \
+  template Result<std::optional<double>> LaneTrainer<B>::evaluate(                  \
       const LaneTrainer<B>::Wires&);
 INSTANTIATE(CpuBackend<float>)
 HOLDFAST_FOR_EACH_ACCELERATOR(INSTANTIATE)

@@ -126,7 +126,8 @@ class Trainer {
   virtual Result<StepDone> run_step(ViewCommunicator& comm, Step step) = 0;
   // After run_step failed: the step that was finished all the same (its version exists, what came
   // after it failed), to be reported once. After materialize at the job's last version: the row of its
-  // last step once more, now with the held-out loss, where that evaluation had failed here.
+  // last step once more, now with the held-out loss, where that evaluation had failed here; with
+  // clip_by = "stage" on every lane of the last stage, and where it did not make the step without the rest.
   virtual std::optional<StepDone> take_finished() { return std::nullopt; }
   // How tokens and gradients travel between the lanes of the view, in words for the log; known after
   // materialize. Empty: through the communicator, as everything.

@@ -122,8 +122,8 @@ TEST(Staggered, LearnsOverGloo) {
   expect_same(fresh_pipeline(job, all_lanes(job), 40), run, "threads against Gloo");
 }
 
-// First moments after the first update are (1 - beta1) times the gradient as it was clipped: by hand, the norm of
-// each stage's gradient, and what is left of it.
+// First moments after the first update are (1 - beta1) times the gradient as it was clipped: by hand, the
+// norm of each stage's gradient, and what is left of it.
 struct FirstMoments {
   std::vector<std::vector<double>> by_stage;
   std::vector<double> norms;  // as reported, by stage
@@ -362,6 +362,31 @@ TEST(Staggered, AStageThatIsAheadGoesBackToTheVersionThatAllHold) {
   for (uint32_t l = 6; l < 8; ++l) ASSERT_EQ(newest(*group.processes[l]), 2U);
   EXPECT_EQ(common_version(group.all()), Version(1));
   expect_no_trace(group, job, 1, {{0}, {0, 1}, {0, 1}, {0, 1}}, unbroken, "ahead");
+}
+
+// Nobody is left that made the last step's row and knows the loss: the new processes tell the loss alone.
+TEST(Staggered, TheLastEvaluationIsNotLostWithTheWholeLastStage) {
+  conf::JobConfig job = staggered_job(2, 2);
+  job.evaluate_every = 0;
+  job.steps = 2;
+  const ViewPlan plan = plan_stages(job, all_lanes(job));
+  Group group(job, 4);
+  for (uint32_t l = 0; l < 4; ++l) open_lane(*group.processes[l], plan, l);
+  const PipelineRun unbroken = run_pipeline(group.all(), 0, 2);
+  ASSERT_EQ(unbroken.losses.held_out.size(), 1U);
+  const std::vector<Payload> state = whole_state(group.all(), Version(2));
+  for (uint32_t l = 2; l < 4; ++l) group.processes[l] = std::make_unique<LaneProcess>(job);
+  const ViewPlan after = plan_stages(job, all_lanes(job), {Version(2), {1, 1}}, {1, 2});
+  for (uint32_t l = 0; l < 4; ++l) open_lane(*group.processes[l], after, l, state);
+  run_lanes(group.all(), [&](LaneProcess& lane, ViewCommunicator&, uint32_t l) {
+    const auto row = lane.trainer.take_finished();
+    CHECK(row.has_value() == (l >= 2), "member {}", l);
+    if (!row) return;
+    CHECK(row->epoch == (Epoch{1, 2}) && row->step == Step(1) && row->lane == l);
+    CHECK(row->of_stage && row->of_stage->stage == 1 && row->of_stage->stages == 2);
+    CHECK(row->held_out_loss == unbroken.losses.held_out[0]);
+    CHECK(!lane.trainer.take_finished());
+  });
 }
 
 }  // namespace
