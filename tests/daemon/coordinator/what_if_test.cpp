@@ -27,6 +27,15 @@ class Asking : public Scripted {
     EXPECT_TRUE(answer) << answer.error().to_string();
     return answer ? *answer : WhatIf{};
   }
+  // Another process takes the view over while nothing of it is safe yet: what arenas hold is not known.
+  void taken_over(const std::vector<uint32_t>& workers) {
+    JobRecord running = stored_;
+    running.safe = {Version(1), Epoch{6, 9}};  // of an earlier view
+    coordinator_.emplace(CoordinatorOptions{}, 1'000, coordinator_->epoch(),
+                         std::vector<JobRecord>{running});
+    for (const uint32_t n : workers) connect(n, {report(train::WorkerPhase::kRunning, 1)});
+    ASSERT_EQ(coordinator_->phase(), Phase::kRunning);
+  }
   void replicated_by_all(uint64_t version) {
     for (const uint32_t n : members()) replicated(n, *last_capture_of(n, version));
   }
@@ -118,12 +127,7 @@ TEST_F(Asking, TheCoordinatorsOwnNodeIsWaitedFor) {
 TEST_F(Asking, AProcessThatIsNewToAViewSaysThatItDoesNotKnow) {
   begin(small_job(2));
   step_done_by_all(0);
-  JobRecord running = stored_;
-  running.safe = {Version(1), Epoch{6, 9}};  // of an earlier view: nothing of this one was safe
-  coordinator_.emplace(CoordinatorOptions{}, 1'000, coordinator_->epoch(),
-                       std::vector<JobRecord>{running});
-  for (const uint32_t n : {0U, 1U}) connect(n, {report(train::WorkerPhase::kRunning, 1)});
-  ASSERT_EQ(coordinator_->phase(), Phase::kRunning);
+  taken_over({0, 1});
   expect_error({0}, ErrorCode::kJobState, "new to the view");
 }
 
@@ -243,12 +247,7 @@ TEST_F(Asking, TwoFailuresBeforeAFirstStepAreOneRecovery) {
 TEST_F(Asking, ACoordinatorNewToTheViewTellsOfTheRecoveryWithoutAPrediction) {
   begin(small_job(3));
   step_done_by_all(0);
-  JobRecord running = stored_;
-  running.safe = {Version(1), Epoch{6, 9}};  // of an earlier view: what arenas hold is not known
-  coordinator_.emplace(CoordinatorOptions{}, 1'000, coordinator_->epoch(),
-                       std::vector<JobRecord>{running});
-  for (const uint32_t n : {0U, 1U, 2U}) connect(n, {report(train::WorkerPhase::kRunning, 1)});
-  ASSERT_EQ(coordinator_->phase(), Phase::kRunning);
+  taken_over({0, 1, 2});
   disconnect(2);
   comm_broken(0);
   state_ = {Version(1), coordinator_->view()->epoch};
